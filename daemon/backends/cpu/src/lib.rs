@@ -1,0 +1,1 @@
+//! The cpu backend of tensord: tile machine, reductions, contraction kernel.

@@ -1,0 +1,1 @@
+//! CUDA for tensord: what this machine has of it.

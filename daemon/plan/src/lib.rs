@@ -1,0 +1,1 @@
+//! Fused programs in canonical form, and the interface of a backend that runs them.

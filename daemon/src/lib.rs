@@ -1,0 +1,1 @@
+//! An operating-system service for tensors: supervisor, broker and engine.

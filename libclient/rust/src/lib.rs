@@ -1,0 +1,1 @@
+//! The Rust client of tensord: sessions, queues, tensors.

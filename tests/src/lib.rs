@@ -1,0 +1,1 @@
+//! What tensord promises, tested from outside.

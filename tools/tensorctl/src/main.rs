@@ -1,0 +1,2 @@
+//! Watches and steers a running tensord.
+fn main() {}
