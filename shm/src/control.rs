@@ -101,8 +101,8 @@ pub struct Hello {
     pub batch: bool,
     /// Whether the first queue comes with an eventfd on which the engine announces progress.
     pub notify: bool,
-    /// Wanted size of the first queue's ring in bytes; 0 leaves it to the daemon.
-    pub ring_bytes: u32,
+    /// Wanted slots of the first queue's ring; 0 leaves it to the daemon, which also rounds and bounds it.
+    pub slot_count: u32,
     /// Name of the session, for people.
     pub name: String,
 }
@@ -122,7 +122,7 @@ impl Default for Hello {
             fuse: true,
             batch: true,
             notify: false,
-            ring_bytes: 0,
+            slot_count: 0,
             name: String::new(),
         }
     }
@@ -131,8 +131,8 @@ impl Default for Hello {
 /// Asks for a further queue.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct QueueRequest {
-    /// Wanted size of the ring in bytes; 0 leaves it to the daemon.
-    pub ring_bytes: u32,
+    /// Wanted slots of the ring; 0 leaves it to the daemon, which also rounds and bounds it.
+    pub slot_count: u32,
     /// Whether the queue comes with an eventfd on which the engine announces progress.
     pub notify: bool,
 }
@@ -194,7 +194,7 @@ pub struct SessionLimits {
     pub device_bytes: u64,
 }
 
-/// Sizes of a queue's shared memory. They come by message, never out of shared memory.
+/// A queue and the size of its shared memory, which comes by message and never out of shared memory.
 ///
 /// File descriptors, in this order: submission segment, completion segment, doorbell eventfd, and the notify
 /// eventfd where one was asked for. In [`Reply::Epoch`] only the first two: the eventfds stay.
@@ -202,14 +202,8 @@ pub struct SessionLimits {
 pub struct QueueGrant {
     /// The queue's number in its session, from 0.
     pub queue: u32,
-    /// Bytes of the ring inside the submission segment, a power of two.
-    pub ring_bytes: u32,
-    /// Slots of the ring of failures inside the completion segment, a power of two.
-    pub failure_slots: u32,
-    /// Size of the submission segment in bytes.
-    pub submission_bytes: u64,
-    /// Size of the completion segment in bytes.
-    pub completion_bytes: u64,
+    /// Slots of the submission ring, a power of two; see [`crate::segment`].
+    pub slot_count: u32,
     /// The engine's epoch that these segments belong to.
     pub epoch: u32,
 }
@@ -417,7 +411,7 @@ impl Message<Request> {
                 kind::HELLO
             }
             Request::Queue(queue) => {
-                out.u32(queue.ring_bytes);
+                out.u32(queue.slot_count);
                 out.u8(if queue.notify { FLAG_NOTIFY } else { 0 });
                 kind::QUEUE
             }
@@ -449,9 +443,9 @@ impl Message<Request> {
         let body = match kind {
             kind::HELLO => Request::Hello(Hello::read(&mut body)?),
             kind::QUEUE => {
-                let ring_bytes = body.u32();
+                let slot_count = body.u32();
                 Request::Queue(QueueRequest {
-                    ring_bytes,
+                    slot_count,
                     notify: body.u8() & FLAG_NOTIFY != 0,
                 })
             }
@@ -573,7 +567,7 @@ impl Hello {
         }
         out.u8(flags);
         out.u32(self.weight);
-        out.u32(self.ring_bytes);
+        out.u32(self.slot_count);
         out.text(&self.name, NAME_BYTES);
     }
 
@@ -585,7 +579,7 @@ impl Hello {
         let class = body.class()?;
         let flags = body.u8();
         let weight = body.weight()?;
-        let ring_bytes = body.u32();
+        let slot_count = body.u32();
         Ok(Hello {
             version_min,
             version_max,
@@ -596,7 +590,7 @@ impl Hello {
             fuse: flags & FLAG_FUSE_OFF == 0,
             batch: flags & FLAG_BATCH_OFF == 0,
             notify: flags & FLAG_NOTIFY != 0,
-            ring_bytes,
+            slot_count,
             name: body.text("name", NAME_BYTES)?,
         })
     }
@@ -637,26 +631,15 @@ impl Set {
 impl QueueGrant {
     fn write(&self, out: &mut Writer) {
         out.u32(self.queue);
-        out.u32(self.ring_bytes);
-        out.u32(self.failure_slots);
+        out.u32(self.slot_count);
         out.u32(self.epoch);
-        out.u64(self.submission_bytes);
-        out.u64(self.completion_bytes);
     }
 
     fn read(body: &mut Reader<'_>) -> QueueGrant {
-        let queue = body.u32();
-        let ring_bytes = body.u32();
-        let failure_slots = body.u32();
-        let epoch = body.u32();
-        let submission_bytes = body.u64();
         QueueGrant {
-            queue,
-            ring_bytes,
-            failure_slots,
-            submission_bytes,
-            completion_bytes: body.u64(),
-            epoch,
+            queue: body.u32(),
+            slot_count: body.u32(),
+            epoch: body.u32(),
         }
     }
 }
@@ -889,7 +872,7 @@ mod tests {
                 ..Hello::default()
             }),
             Request::Queue(QueueRequest {
-                ring_bytes: 4096,
+                slot_count: 4096,
                 notify: true,
             }),
             Request::Staging { bytes: 1 << 40 },
@@ -909,10 +892,7 @@ mod tests {
     fn replies() -> Vec<Reply> {
         let queue = QueueGrant {
             queue: 1,
-            ring_bytes: 2,
-            failure_slots: 3,
-            submission_bytes: 4,
-            completion_bytes: 5,
+            slot_count: 32,
             epoch: 6,
         };
         vec![

@@ -119,6 +119,9 @@ pub enum ControlSocketError {
     Malformed(#[from] Malformed),
 }
 
+/// A message from the daemon with the file descriptors that came with it.
+pub type Received = (Message<Reply>, Vec<OwnedFd>);
+
 /// The client's end of the control socket.
 #[derive(Debug)]
 pub struct ControlSocket {
@@ -152,7 +155,7 @@ impl ControlSocket {
     pub fn receive(
         &self,
         timeout: Option<Duration>,
-    ) -> Result<Option<(Message<Reply>, Vec<OwnedFd>)>, ControlSocketError> {
+    ) -> Result<Option<Received>, ControlSocketError> {
         if !self.readable(timeout)? {
             return Ok(None);
         }
