@@ -1,5 +1,16 @@
 //! What a tensord client and the daemon must agree on: rings, records, operations, control messages.
+//!
+//! This crate is the trust boundary. The types in [`op`] and [`record`] are what both sides understand;
+//! the segments and rings carry them between processes that do not trust each other. `PROTOCOL.md` names every shared
+//! word with its writer and its ordering.
+
 pub mod address;
 pub mod control;
 pub mod control_socket;
+pub mod dtype;
+pub mod elementwise;
 pub mod error;
+pub mod handle;
+pub mod layout;
+pub mod op;
+pub mod record;
