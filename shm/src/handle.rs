@@ -15,7 +15,10 @@ pub struct Handle {
 impl Handle {
     /// From the wire; `None` for generation 0.
     pub fn from_wire(word: u64) -> Option<Handle> {
-        let handle = Handle { index: word as u32, generation: (word >> 32) as u32 };
+        let handle = Handle {
+            index: word as u32,
+            generation: (word >> 32) as u32,
+        };
         (handle.generation != 0).then_some(handle)
     }
 

@@ -20,7 +20,10 @@ pub struct Shape {
 
 impl Shape {
     /// The shape of a scalar.
-    pub const SCALAR: Shape = Shape { rank: 0, sizes: [0; RANK_MAX] };
+    pub const SCALAR: Shape = Shape {
+        rank: 0,
+        sizes: [0; RANK_MAX],
+    };
 
     /// A shape, if rank and element count are within bounds. An axis may be 0; the bound holds for the
     /// product of the others, so that strides never overflow.
@@ -30,9 +33,14 @@ impl Shape {
         }
         let mut product: u64 = 1;
         for &size in sizes {
-            product = product.checked_mul(size.max(1)).filter(|&p| p <= ELEMENTS_MAX)?;
+            product = product
+                .checked_mul(size.max(1))
+                .filter(|&p| p <= ELEMENTS_MAX)?;
         }
-        let mut shape = Shape { rank: sizes.len() as u8, sizes: [0; RANK_MAX] };
+        let mut shape = Shape {
+            rank: sizes.len() as u8,
+            sizes: [0; RANK_MAX],
+        };
         shape.sizes[..sizes.len()].copy_from_slice(sizes);
         Some(shape)
     }
@@ -127,7 +135,12 @@ impl fmt::Debug for Layout {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.shape)?;
         if !self.is_contiguous() {
-            write!(f, " strides {:?} offset {}", &self.strides[..self.shape.rank()], self.offset)?;
+            write!(
+                f,
+                " strides {:?} offset {}",
+                &self.strides[..self.shape.rank()],
+                self.offset
+            )?;
         }
         Ok(())
     }
@@ -136,7 +149,11 @@ impl fmt::Debug for Layout {
 impl Layout {
     /// Row-major from element 0.
     pub fn contiguous(shape: Shape) -> Layout {
-        Layout { shape, strides: shape.contiguous_strides(), offset: 0 }
+        Layout {
+            shape,
+            strides: shape.contiguous_strides(),
+            offset: 0,
+        }
     }
 
     /// Does it read its elements in row-major order from `offset`, without gaps?
@@ -166,7 +183,11 @@ impl Layout {
         for (axis, &size) in self.shape.iter().enumerate() {
             let last = (size as i64).checked_sub(1).filter(|&l| l >= 0)?;
             let reach = self.strides[axis] * last;
-            if reach < 0 { low += reach } else { high += reach }
+            if reach < 0 {
+                low += reach
+            } else {
+                high += reach
+            }
         }
         Some((low, high))
     }
@@ -179,8 +200,13 @@ impl Layout {
             sizes[k] = self.shape[usize::from(axis)];
             strides[k] = self.strides[usize::from(axis)];
         }
-        let shape = Shape::new(&sizes[..order.len()]).expect("a permutation keeps the element count");
-        Layout { shape, strides, offset: self.offset }
+        let shape =
+            Shape::new(&sizes[..order.len()]).expect("a permutation keeps the element count");
+        Layout {
+            shape,
+            strides,
+            offset: self.offset,
+        }
     }
 
     /// Repeats along axes of size 1, and adds leading axes, until the shape is `shape` (checked by the caller).
@@ -192,13 +218,21 @@ impl Layout {
                 strides[lead + axis] = self.strides[axis];
             }
         }
-        Layout { shape, strides, offset: self.offset }
+        Layout {
+            shape,
+            strides,
+            offset: self.offset,
+        }
     }
 
     /// The same elements in row-major order as another shape, where strides allow it without moving data.
     pub fn reshape(&self, shape: Shape) -> Option<Layout> {
         if shape.count() == 0 {
-            return Some(Layout { shape, strides: shape.contiguous_strides(), offset: self.offset });
+            return Some(Layout {
+                shape,
+                strides: shape.contiguous_strides(),
+                offset: self.offset,
+            });
         }
         // Walk both shapes from the innermost axis; a group of old axes that lies evenly serves a group of new ones.
         let mut strides = [0i64; RANK_MAX];
@@ -231,7 +265,11 @@ impl Layout {
             }
         }
         // What is left of the new shape are axes of size 1: any stride will do.
-        Some(Layout { shape, strides, offset: self.offset })
+        Some(Layout {
+            shape,
+            strides,
+            offset: self.offset,
+        })
     }
 }
 
@@ -261,12 +299,20 @@ mod tests {
     fn reshape_is_a_view_exactly_where_strides_allow() {
         let base = Layout::contiguous(shape(&[2, 3, 4]));
         assert_eq!(base.reshape(shape(&[6, 4])).map(|l| l.strides[0]), Some(4));
-        assert_eq!(base.reshape(shape(&[2, 1, 12])).map(|l| l.strides[2]), Some(1));
+        assert_eq!(
+            base.reshape(shape(&[2, 1, 12])).map(|l| l.strides[2]),
+            Some(1)
+        );
         let turned = base.permute(&[1, 0, 2]);
         assert_eq!(turned.reshape(shape(&[6, 4])), None);
-        let split = turned.reshape(shape(&[3, 2, 2, 2])).expect("splits an axis");
+        let split = turned
+            .reshape(shape(&[3, 2, 2, 2]))
+            .expect("splits an axis");
         assert_eq!(&split.strides[..4], &[4, 12, 2, 1]);
         let scalar = Layout::contiguous(shape(&[1])).expand(shape(&[5]));
-        assert_eq!(scalar.reshape(shape(&[5, 1])).map(|l| l.strides[0]), Some(0));
+        assert_eq!(
+            scalar.reshape(shape(&[5, 1])).map(|l| l.strides[0]),
+            Some(0)
+        );
     }
 }

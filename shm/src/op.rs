@@ -3,6 +3,11 @@
 //! [`Op::infer`] is the one place where shapes and dtypes of results come from. The client library calls it before it
 //! submits, the engine calls it again on the decoded record; both see the same [`OpError`].
 
+#![allow(
+    clippy::result_large_err,
+    reason = "errors carry whole shapes so that messages can show them; they are built on the failing path only"
+)]
+
 use thiserror::Error;
 
 use crate::dtype::{DType, Kind, Scalar};
@@ -31,7 +36,10 @@ pub struct AxisList<T> {
 impl<T: Copy + Default> AxisList<T> {
     /// From a slice; `None` where it is longer than the highest rank.
     pub fn new(items: &[T]) -> Option<AxisList<T>> {
-        let mut list = AxisList { len: u8::try_from(items.len()).ok()?, items: [T::default(); RANK_MAX] };
+        let mut list = AxisList {
+            len: u8::try_from(items.len()).ok()?,
+            items: [T::default(); RANK_MAX],
+        };
         list.items.get_mut(..items.len())?.copy_from_slice(items);
         Some(list)
     }
@@ -260,27 +268,70 @@ pub enum Op {
 #[allow(missing_docs)]
 pub enum OpError {
     #[error("{op} takes {want} operands, not {have}")]
-    Arity { op: &'static str, want: usize, have: usize },
+    Arity {
+        op: &'static str,
+        want: usize,
+        have: usize,
+    },
     #[error("{op} does not take {dtype}; it takes {domain}")]
-    DType { op: &'static str, dtype: DType, domain: &'static str },
+    DType {
+        op: &'static str,
+        dtype: DType,
+        domain: &'static str,
+    },
     #[error("{op} needs operands of one dtype, not {a} and {b}")]
-    MixedDTypes { op: &'static str, a: DType, b: DType },
+    MixedDTypes {
+        op: &'static str,
+        a: DType,
+        b: DType,
+    },
     #[error("{op}: shapes {a} and {b} cannot be broadcast together: sizes must be equal or 1")]
-    Broadcast { op: &'static str, a: Shape, b: Shape },
+    Broadcast {
+        op: &'static str,
+        a: Shape,
+        b: Shape,
+    },
     #[error("{op}: axis {axis} is out of range for shape {shape}")]
-    Axis { op: &'static str, axis: usize, shape: Shape },
+    Axis {
+        op: &'static str,
+        axis: usize,
+        shape: Shape,
+    },
     #[error("reshape of {from} to {to}: {from_count} elements do not fill {to_count}")]
-    Reshape { from: Shape, to: Shape, from_count: u64, to_count: u64 },
+    Reshape {
+        from: Shape,
+        to: Shape,
+        from_count: u64,
+        to_count: u64,
+    },
     #[error("permute of {shape} by {order:?}: each of its {rank} axes must stand once")]
-    Permutation { shape: Shape, order: Vec<u8>, rank: usize },
+    Permutation {
+        shape: Shape,
+        order: Vec<u8>,
+        rank: usize,
+    },
     #[error("slice of axis {axis} (size {size}): {len} elements from {start} by {step} leave it")]
-    Slice { axis: usize, size: u64, start: i64, step: i64, len: u64 },
-    #[error("expand of {from} to {to}: only axes of size 1 can be repeated, and new axes come first")]
+    Slice {
+        axis: usize,
+        size: u64,
+        start: i64,
+        step: i64,
+        len: u64,
+    },
+    #[error(
+        "expand of {from} to {to}: only axes of size 1 can be repeated, and new axes come first"
+    )]
     Expand { from: Shape, to: Shape },
-    #[error("window over axis {axis} of {shape}: size, stride and dilation must be at least 1 and no axis named twice")]
+    #[error(
+        "window over axis {axis} of {shape}: size, stride and dilation must be at least 1 and no axis named twice"
+    )]
     Window { axis: usize, shape: Shape },
     #[error("{op}: {have} values given for {rank} axes")]
-    AttributeCount { op: &'static str, have: usize, rank: usize },
+    AttributeCount {
+        op: &'static str,
+        have: usize,
+        rank: usize,
+    },
     #[error("contract: label {label} has size {a} in one place and {b} in another")]
     LabelSize { label: u8, a: u64, b: u64 },
     #[error("contract: {have} labels for an operand of shape {shape}")]
@@ -291,7 +342,10 @@ pub enum OpError {
     Concat { axis: usize, a: Shape, b: Shape },
     #[error("scatter: updates have shape {have}, the indexed part has {want}")]
     Updates { have: Shape, want: Shape },
-    #[error("{op}: the result would have more than {} axes or 2^48 elements", RANK_MAX)]
+    #[error(
+        "{op}: the result would have more than {} axes or 2^48 elements",
+        RANK_MAX
+    )]
     TooLarge { op: &'static str },
 }
 
@@ -327,8 +381,12 @@ impl Op {
                 Reduction::ArgMin => "argmin",
                 Reduction::ArgMax => "argmax",
             },
-            Op::Scan { kind: Scan::Sum, .. } => "cumulative_sum",
-            Op::Scan { kind: Scan::Prod, .. } => "cumulative_prod",
+            Op::Scan {
+                kind: Scan::Sum, ..
+            } => "cumulative_sum",
+            Op::Scan {
+                kind: Scan::Prod, ..
+            } => "cumulative_prod",
             Op::Contract { .. } => "contract",
             Op::Reshape(_) => "reshape",
             Op::Permute(_) => "permute",
@@ -372,7 +430,10 @@ impl Op {
         };
         match *self {
             Op::Elementwise(function) => infer_elementwise(function, operands),
-            Op::Cast(dtype) => arity(1).map(|()| Meta { dtype, shape: operands[0].shape }),
+            Op::Cast(dtype) => arity(1).map(|()| Meta {
+                dtype,
+                shape: operands[0].shape,
+            }),
             Op::Copy => arity(1).map(|()| operands[0]),
             Op::Reduce { kind, axes, keep } => {
                 arity(1)?;
@@ -388,7 +449,8 @@ impl Op {
                 arity(2)?;
                 same_dtype(op, operands)?;
                 number(op, operands[0].dtype)?;
-                let shape = contract_sizes(&a, &b, &out, &operands[0].shape, &operands[1].shape)?.out;
+                let shape =
+                    contract_sizes(&a, &b, &out, &operands[0].shape, &operands[1].shape)?.out;
                 let dtype = match operands[0].dtype {
                     DType::I8 => DType::I32,
                     other => other,
@@ -408,11 +470,18 @@ impl Op {
                 arity(3)?;
                 let part = infer_gather(op, axis, operands[0], operands[1])?;
                 if operands[2].dtype != operands[0].dtype {
-                    return Err(OpError::MixedDTypes { op, a: operands[0].dtype, b: operands[2].dtype });
+                    return Err(OpError::MixedDTypes {
+                        op,
+                        a: operands[0].dtype,
+                        b: operands[2].dtype,
+                    });
                 }
                 match operands[2].shape == part.shape {
                     true => Ok(operands[0]),
-                    false => Err(OpError::Updates { have: operands[2].shape, want: part.shape }),
+                    false => Err(OpError::Updates {
+                        have: operands[2].shape,
+                        want: part.shape,
+                    }),
                 }
             }
             Op::Full(meta) => arity(0).map(|()| meta),
@@ -425,18 +494,29 @@ impl Op {
             Op::Random { meta, distribution } => {
                 arity(0)?;
                 match (distribution, meta.dtype.is_float()) {
-                    (Distribution::Bits, true) => {
-                        Err(OpError::DType { op, dtype: meta.dtype, domain: "integers and bool for bits" })
-                    }
-                    (Distribution::Uniform | Distribution::Normal, false) => {
-                        Err(OpError::DType { op, dtype: meta.dtype, domain: "floats" })
-                    }
+                    (Distribution::Bits, true) => Err(OpError::DType {
+                        op,
+                        dtype: meta.dtype,
+                        domain: "integers and bool for bits",
+                    }),
+                    (Distribution::Uniform | Distribution::Normal, false) => Err(OpError::DType {
+                        op,
+                        dtype: meta.dtype,
+                        domain: "floats",
+                    }),
                     _ => Ok(meta),
                 }
             }
-            Op::Reshape(_) | Op::Permute(_) | Op::Slice { .. } | Op::Expand(_) | Op::Window { .. } => {
+            Op::Reshape(_)
+            | Op::Permute(_)
+            | Op::Slice { .. }
+            | Op::Expand(_)
+            | Op::Window { .. } => {
                 arity(1)?;
-                self.check_view(&operands[0].shape).map(|shape| Meta { dtype: operands[0].dtype, shape })
+                self.check_view(&operands[0].shape).map(|shape| Meta {
+                    dtype: operands[0].dtype,
+                    shape,
+                })
             }
         }
     }
@@ -446,39 +526,84 @@ impl Op {
         let op = self.name();
         let counted = |have: usize| match have == from.rank() {
             true => Ok(()),
-            false => Err(OpError::AttributeCount { op, have, rank: from.rank() }),
+            false => Err(OpError::AttributeCount {
+                op,
+                have,
+                rank: from.rank(),
+            }),
         };
         match self {
             Op::Reshape(to) => match (from.count(), to.count()) {
                 (a, b) if a == b => Ok(*to),
-                (from_count, to_count) => Err(OpError::Reshape { from: *from, to: *to, from_count, to_count }),
+                (from_count, to_count) => Err(OpError::Reshape {
+                    from: *from,
+                    to: *to,
+                    from_count,
+                    to_count,
+                }),
             },
             Op::Permute(order) => {
-                let seen = order.iter().fold(0u32, |set, &axis| set | 1u32.checked_shl(axis.into()).unwrap_or(0));
+                let seen = order.iter().fold(0u32, |set, &axis| {
+                    set | 1u32.checked_shl(axis.into()).unwrap_or(0)
+                });
                 if order.len() != from.rank() || seen != u32::from(AxisSet::all(from.rank()).0) {
-                    return Err(OpError::Permutation { shape: *from, order: order.to_vec(), rank: from.rank() });
+                    return Err(OpError::Permutation {
+                        shape: *from,
+                        order: order.to_vec(),
+                        rank: from.rank(),
+                    });
                 }
                 Ok(Layout::contiguous(*from).permute(order).shape)
             }
-            Op::Slice { starts, steps, lens } => {
+            Op::Slice {
+                starts,
+                steps,
+                lens,
+            } => {
                 counted(starts.len())?;
                 counted(steps.len())?;
                 counted(lens.len())?;
                 for (axis, &size) in from.iter().enumerate() {
                     let (start, step, len) = (starts[axis], steps[axis], lens[axis]);
                     if !slice_fits(size, start, step, len) {
-                        return Err(OpError::Slice { axis, size, start, step, len });
+                        return Err(OpError::Slice {
+                            axis,
+                            size,
+                            start,
+                            step,
+                            len,
+                        });
                     }
                 }
                 Shape::new(lens).ok_or(OpError::TooLarge { op })
             }
             Op::Expand(to) => {
                 let fits = to.rank() >= from.rank()
-                    && from.iter().rev().zip(to.iter().rev()).all(|(&have, &want)| have == want || have == 1);
-                if fits { Ok(*to) } else { Err(OpError::Expand { from: *from, to: *to }) }
+                    && from
+                        .iter()
+                        .rev()
+                        .zip(to.iter().rev())
+                        .all(|(&have, &want)| have == want || have == 1);
+                if fits {
+                    Ok(*to)
+                } else {
+                    Err(OpError::Expand {
+                        from: *from,
+                        to: *to,
+                    })
+                }
             }
-            Op::Window { axes, sizes, strides, dilations } => window_shape(from, axes, sizes, strides, dilations),
-            _ => Err(OpError::Arity { op, want: 0, have: 1 }),
+            Op::Window {
+                axes,
+                sizes,
+                strides,
+                dilations,
+            } => window_shape(from, axes, sizes, strides, dilations),
+            _ => Err(OpError::Arity {
+                op,
+                want: 0,
+                have: 1,
+            }),
         }
     }
 
@@ -489,25 +614,39 @@ impl Op {
             Op::Reshape(to) => layout.reshape(*to),
             Op::Permute(order) => Some(layout.permute(order)),
             Op::Expand(to) => Some(layout.expand(*to)),
-            Op::Slice { starts, steps, lens } => {
+            Op::Slice {
+                starts,
+                steps,
+                lens,
+            } => {
                 let mut out = *layout;
                 out.shape = Shape::new(lens)?;
                 for axis in 0..lens.len() {
                     if lens[axis] > 0 {
                         out.offset += starts[axis] * layout.strides[axis];
                     }
-                    out.strides[axis] = if lens[axis] > 1 { layout.strides[axis] * steps[axis] } else { 0 };
+                    out.strides[axis] = if lens[axis] > 1 {
+                        layout.strides[axis] * steps[axis]
+                    } else {
+                        0
+                    };
                 }
                 Some(out)
             }
-            Op::Window { axes, sizes, strides, dilations } => {
+            Op::Window {
+                axes,
+                sizes,
+                strides,
+                dilations,
+            } => {
                 let mut out = *layout;
                 out.shape = window_shape(&layout.shape, axes, sizes, strides, dilations).ok()?;
                 for (k, &axis) in axes.iter().enumerate() {
                     let axis = usize::from(axis);
                     let step = layout.strides[axis];
                     // A factor beyond the axis's size can only belong to an axis of one position.
-                    let scaled = |size: u64, factor: u64| if size > 1 { step * factor as i64 } else { 0 };
+                    let scaled =
+                        |size: u64, factor: u64| if size > 1 { step * factor as i64 } else { 0 };
                     out.strides[axis] = scaled(out.shape[axis], strides[k]);
                     let appended = layout.shape.rank() + k;
                     out.strides[appended] = scaled(out.shape[appended], dilations[k]);
@@ -520,13 +659,16 @@ impl Op {
     }
 }
 
-
 fn slice_fits(size: u64, start: i64, step: i64, len: u64) -> bool {
     if len == 0 {
         return step != 0;
     }
-    let (Ok(size), Ok(len)) = (i64::try_from(size), i64::try_from(len)) else { return false };
-    let last = step.checked_mul(len - 1).and_then(|reach| start.checked_add(reach));
+    let (Ok(size), Ok(len)) = (i64::try_from(size), i64::try_from(len)) else {
+        return false;
+    };
+    let last = step
+        .checked_mul(len - 1)
+        .and_then(|reach| start.checked_add(reach));
     step != 0 && (0..size).contains(&start) && last.is_some_and(|last| (0..size).contains(&last))
 }
 
@@ -540,7 +682,11 @@ fn window_shape(
     let op = "window";
     for have in [sizes.len(), strides.len(), dilations.len()] {
         if have != axes.len() {
-            return Err(OpError::AttributeCount { op, have, rank: axes.len() });
+            return Err(OpError::AttributeCount {
+                op,
+                have,
+                rank: axes.len(),
+            });
         }
     }
     let mut out = [0u64; 2 * RANK_MAX];
@@ -550,12 +696,19 @@ fn window_shape(
         check_axis(op, axis, from)?;
         let bad = seen >> axis & 1 == 1 || sizes[k] == 0 || strides[k] == 0 || dilations[k] == 0;
         if bad || sizes[k].max(strides[k]).max(dilations[k]) > ELEMENTS_MAX {
-            return Err(OpError::Window { axis: axis.into(), shape: *from });
+            return Err(OpError::Window {
+                axis: axis.into(),
+                shape: *from,
+            });
         }
         seen |= 1 << axis;
-        let reach = (sizes[k] - 1).checked_mul(dilations[k]).ok_or(OpError::TooLarge { op })?;
+        let reach = (sizes[k] - 1)
+            .checked_mul(dilations[k])
+            .ok_or(OpError::TooLarge { op })?;
         let axis = usize::from(axis);
-        out[axis] = from[axis].checked_sub(reach + 1).map_or(0, |room| room / strides[k] + 1);
+        out[axis] = from[axis]
+            .checked_sub(reach + 1)
+            .map_or(0, |room| room / strides[k] + 1);
         out[from.rank() + k] = sizes[k];
     }
     let rank = from.rank() + axes.len();
@@ -567,19 +720,38 @@ fn window_shape(
 
 fn check_axis(op: &'static str, axis: u8, shape: &Shape) -> Result<(), OpError> {
     let axis = usize::from(axis);
-    if axis < shape.rank() { Ok(()) } else { Err(OpError::Axis { op, axis, shape: *shape }) }
+    if axis < shape.rank() {
+        Ok(())
+    } else {
+        Err(OpError::Axis {
+            op,
+            axis,
+            shape: *shape,
+        })
+    }
 }
 
 fn number(op: &'static str, dtype: DType) -> Result<(), OpError> {
     match dtype.kind() {
-        Kind::Bool => Err(OpError::DType { op, dtype, domain: "numbers" }),
+        Kind::Bool => Err(OpError::DType {
+            op,
+            dtype,
+            domain: "numbers",
+        }),
         _ => Ok(()),
     }
 }
 
 fn same_dtype(op: &'static str, operands: &[Meta]) -> Result<(), OpError> {
-    match operands.windows(2).find(|pair| pair[0].dtype != pair[1].dtype) {
-        Some(pair) => Err(OpError::MixedDTypes { op, a: pair[0].dtype, b: pair[1].dtype }),
+    match operands
+        .windows(2)
+        .find(|pair| pair[0].dtype != pair[1].dtype)
+    {
+        Some(pair) => Err(OpError::MixedDTypes {
+            op,
+            a: pair[0].dtype,
+            b: pair[1].dtype,
+        }),
         None => Ok(()),
     }
 }
@@ -588,12 +760,20 @@ fn infer_elementwise(function: Elementwise, operands: &[Meta]) -> Result<Meta, O
     let info = function.info();
     let op = info.name;
     if operands.len() != function.arity() {
-        return Err(OpError::Arity { op, want: function.arity(), have: operands.len() });
+        return Err(OpError::Arity {
+            op,
+            want: function.arity(),
+            have: operands.len(),
+        });
     }
     let mut values = operands;
     if function == Elementwise::Select {
         if operands[0].dtype != DType::Bool {
-            return Err(OpError::DType { op, dtype: operands[0].dtype, domain: "a bool condition" });
+            return Err(OpError::DType {
+                op,
+                dtype: operands[0].dtype,
+                domain: "a bool condition",
+            });
         }
         values = &operands[1..];
     }
@@ -613,12 +793,17 @@ fn infer_elementwise(function: Elementwise, operands: &[Meta]) -> Result<Meta, O
     let mut shape = operands[0].shape;
     for operand in &operands[1..] {
         if operand.shape != shape {
-            shape = shape
-                .broadcast(&operand.shape)
-                .ok_or(OpError::Broadcast { op, a: shape, b: operand.shape })?;
+            shape = shape.broadcast(&operand.shape).ok_or(OpError::Broadcast {
+                op,
+                a: shape,
+                b: operand.shape,
+            })?;
         }
     }
-    Ok(Meta { dtype: function.result(dtype), shape })
+    Ok(Meta {
+        dtype: function.result(dtype),
+        shape,
+    })
 }
 
 fn infer_reduce(
@@ -630,11 +815,17 @@ fn infer_reduce(
 ) -> Result<Meta, OpError> {
     let shape = operand.shape;
     if axes.0 & !AxisSet::all(shape.rank()).0 != 0 {
-        return Err(OpError::Axis { op, axis: 15 - axes.0.leading_zeros() as usize, shape });
+        return Err(OpError::Axis {
+            op,
+            axis: 15 - axes.0.leading_zeros() as usize,
+            shape,
+        });
     }
-    let dtype = kind
-        .result(operand.dtype)
-        .ok_or(OpError::DType { op, dtype: operand.dtype, domain: "numbers" })?;
+    let dtype = kind.result(operand.dtype).ok_or(OpError::DType {
+        op,
+        dtype: operand.dtype,
+        domain: "numbers",
+    })?;
     let mut sizes = [0u64; RANK_MAX];
     let mut rank = 0;
     for (axis, &size) in shape.iter().enumerate() {
@@ -657,17 +848,26 @@ fn infer_pad(low: &AxisList<u64>, high: &AxisList<u64>, operand: Meta) -> Result
     }
     let mut sizes = [0u64; RANK_MAX];
     for (axis, &size) in operand.shape.iter().enumerate() {
-        let padded = size.checked_add(low[axis]).and_then(|s| s.checked_add(high[axis]));
+        let padded = size
+            .checked_add(low[axis])
+            .and_then(|s| s.checked_add(high[axis]));
         sizes[axis] = padded.ok_or(OpError::TooLarge { op })?;
     }
     let shape = Shape::new(&sizes[..rank]).ok_or(OpError::TooLarge { op })?;
-    Ok(Meta { dtype: operand.dtype, shape })
+    Ok(Meta {
+        dtype: operand.dtype,
+        shape,
+    })
 }
 
 fn infer_concat(axis: u8, operands: &[Meta]) -> Result<Meta, OpError> {
     let op = "concat";
     if operands.is_empty() || operands.len() > OPERANDS_MAX {
-        return Err(OpError::Arity { op, want: 1, have: operands.len() });
+        return Err(OpError::Arity {
+            op,
+            want: 1,
+            have: operands.len(),
+        });
     }
     same_dtype(op, operands)?;
     let first = operands[0];
@@ -680,18 +880,31 @@ fn infer_concat(axis: u8, operands: &[Meta]) -> Result<Meta, OpError> {
         let fits = operand.shape.rank() == rank
             && (0..rank).all(|k| k == axis || operand.shape[k] == first.shape[k]);
         if !fits {
-            return Err(OpError::Concat { axis, a: first.shape, b: operand.shape });
+            return Err(OpError::Concat {
+                axis,
+                a: first.shape,
+                b: operand.shape,
+            });
         }
-        sizes[axis] = sizes[axis].checked_add(operand.shape[axis]).ok_or(OpError::TooLarge { op })?;
+        sizes[axis] = sizes[axis]
+            .checked_add(operand.shape[axis])
+            .ok_or(OpError::TooLarge { op })?;
     }
     let shape = Shape::new(&sizes[..rank]).ok_or(OpError::TooLarge { op })?;
-    Ok(Meta { dtype: first.dtype, shape })
+    Ok(Meta {
+        dtype: first.dtype,
+        shape,
+    })
 }
 
 fn infer_gather(op: &'static str, axis: u8, operand: Meta, index: Meta) -> Result<Meta, OpError> {
     check_axis(op, axis, &operand.shape)?;
     if index.dtype != DType::I64 {
-        return Err(OpError::DType { op, dtype: index.dtype, domain: "int64 indices" });
+        return Err(OpError::DType {
+            op,
+            dtype: index.dtype,
+            domain: "int64 indices",
+        });
     }
     let axis = usize::from(axis);
     let (before, behind) = (&operand.shape[..axis], &operand.shape[axis + 1..]);
@@ -699,9 +912,17 @@ fn infer_gather(op: &'static str, axis: u8, operand: Meta, index: Meta) -> Resul
     if rank > RANK_MAX {
         return Err(OpError::TooLarge { op });
     }
-    let sizes: Vec<u64> = before.iter().chain(index.shape.iter()).chain(behind).copied().collect();
+    let sizes: Vec<u64> = before
+        .iter()
+        .chain(index.shape.iter())
+        .chain(behind)
+        .copied()
+        .collect();
     let shape = Shape::new(&sizes).ok_or(OpError::TooLarge { op })?;
-    Ok(Meta { dtype: operand.dtype, shape })
+    Ok(Meta {
+        dtype: operand.dtype,
+        shape,
+    })
 }
 
 /// Highest label of a contraction.
@@ -720,14 +941,23 @@ pub struct ContractSizes {
 }
 
 /// Checks the labels of a contraction against its operands.
-pub fn contract_sizes(a: &Labels, b: &Labels, out: &Labels, a_shape: &Shape, b_shape: &Shape) -> Result<ContractSizes, OpError> {
+pub fn contract_sizes(
+    a: &Labels,
+    b: &Labels,
+    out: &Labels,
+    a_shape: &Shape,
+    b_shape: &Shape,
+) -> Result<ContractSizes, OpError> {
     let op = "contract";
     let mut sizes = [0u64; LABEL_MAX as usize + 1];
     let mut seen = 0u64;
     let mut order = Vec::with_capacity(a.len() + b.len());
     for (labels, shape) in [(a, a_shape), (b, b_shape)] {
         if labels.len() != shape.rank() {
-            return Err(OpError::LabelCount { have: labels.len(), shape: *shape });
+            return Err(OpError::LabelCount {
+                have: labels.len(),
+                shape: *shape,
+            });
         }
         for (axis, &label) in labels.iter().enumerate() {
             if label > LABEL_MAX {
@@ -741,7 +971,11 @@ pub fn contract_sizes(a: &Labels, b: &Labels, out: &Labels, a_shape: &Shape, b_s
             } else if *size == 1 {
                 *size = shape[axis];
             } else if shape[axis] != *size && shape[axis] != 1 {
-                return Err(OpError::LabelSize { label, a: *size, b: shape[axis] });
+                return Err(OpError::LabelSize {
+                    label,
+                    a: *size,
+                    b: shape[axis],
+                });
             }
         }
     }
@@ -757,15 +991,23 @@ pub fn contract_sizes(a: &Labels, b: &Labels, out: &Labels, a_shape: &Shape, b_s
     let out = Shape::new(&out_sizes[..out.len()]).ok_or(OpError::TooLarge { op })?;
     order.retain(|&label| kept >> label & 1 == 0);
     let work = order.iter().try_fold(out.count().max(1), |work, &label| {
-        work.checked_mul(sizes[usize::from(label)].max(1)).filter(|&w| w <= 1 << 60)
+        work.checked_mul(sizes[usize::from(label)].max(1))
+            .filter(|&w| w <= 1 << 60)
     });
     work.ok_or(OpError::TooLarge { op })?;
-    Ok(ContractSizes { out, summed: order, sizes })
+    Ok(ContractSizes {
+        out,
+        summed: order,
+        sizes,
+    })
 }
 
 /// Immediate operands are scalars of the request's dtype: this is their [`Meta`].
 pub fn scalar_meta(dtype: DType) -> Meta {
-    Meta { dtype, shape: Shape::SCALAR }
+    Meta {
+        dtype,
+        shape: Shape::SCALAR,
+    }
 }
 
 /// An operand of a request: a tensor, or an immediate.

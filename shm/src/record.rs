@@ -20,7 +20,8 @@ use crate::elementwise::Elementwise;
 use crate::handle::Handle;
 use crate::layout::{RANK_MAX, Shape};
 use crate::op::{
-    AxisList, AxisSet, Distribution, Labels, Meta, OPERANDS_MAX, Op, Operand, Reduction, Scan, ScatterMode,
+    AxisList, AxisSet, Distribution, Labels, Meta, OPERANDS_MAX, Op, Operand, Reduction, Scan,
+    ScatterMode,
 };
 
 /// Most words of one record.
@@ -111,10 +112,23 @@ pub struct Compute {
 
 impl Compute {
     /// A request for `op`. `None` where there are more than [`OPERANDS_MAX`] operands.
-    pub fn new(op: Op, dtype: DType, out: Handle, operands: &[Operand<Handle>], immediates: [Scalar; 2]) -> Option<Compute> {
+    pub fn new(
+        op: Op,
+        dtype: DType,
+        out: Handle,
+        operands: &[Operand<Handle>],
+        immediates: [Scalar; 2],
+    ) -> Option<Compute> {
         let mut all = [Operand::Immediate(dtype, Scalar(0)); OPERANDS_MAX];
         all.get_mut(..operands.len())?.copy_from_slice(operands);
-        Some(Compute { op, dtype, out, operand_count: operands.len() as u8, operands: all, immediates })
+        Some(Compute {
+            op,
+            dtype,
+            out,
+            operand_count: operands.len() as u8,
+            operands: all,
+            immediates,
+        })
     }
 
     /// The operands, in order.
@@ -125,7 +139,10 @@ impl Compute {
 
 /// What a record asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[allow(clippy::large_enum_variant, reason = "short-lived, one at a time; boxing would allocate for each request")]
+#[allow(
+    clippy::large_enum_variant,
+    reason = "short-lived, one at a time; boxing would allocate for each request"
+)]
 pub enum Request {
     /// Nothing; counts on the timeline.
     NoOp,
@@ -277,7 +294,12 @@ pub struct TooLong;
 
 impl Default for Encoder {
     fn default() -> Self {
-        Encoder { words: [0; WORDS_MAX], len: 0, releases: 0, attributes_from: 0 }
+        Encoder {
+            words: [0; WORDS_MAX],
+            len: 0,
+            releases: 0,
+            attributes_from: 0,
+        }
     }
 }
 
@@ -308,7 +330,9 @@ impl Encoder {
         packed[0] = items.len() as u8;
         packed[1..1 + items.len()].copy_from_slice(items);
         for half in packed.chunks_exact(8) {
-            self.word(u64::from_le_bytes(half.try_into().expect("chunks of eight")))?;
+            self.word(u64::from_le_bytes(
+                half.try_into().expect("chunks of eight"),
+            ))?;
         }
         Ok(())
     }
@@ -324,10 +348,19 @@ impl Encoder {
 
     /// The fast path for elementwise functions: no [`Op`] is built. Operands are handles' wire words, or immediates
     /// where `immediate_mask` has their bit.
-    pub fn elementwise(&mut self, function: Elementwise, dtype: DType, out: Handle, site: u32, operands: &[u64], immediate_mask: u32) {
+    pub fn elementwise(
+        &mut self,
+        function: Elementwise,
+        dtype: DType,
+        out: Handle,
+        site: u32,
+        operands: &[u64],
+        immediate_mask: u32,
+    ) {
         self.begin(function.wire(), site, 0, out.wire());
         let count = operands.len().min(3);
-        self.words[2] = u64::from(dtype.wire()) | (count as u64) << 8 | u64::from(immediate_mask) << 32;
+        self.words[2] =
+            u64::from(dtype.wire()) | (count as u64) << 8 | u64::from(immediate_mask) << 32;
         self.words[3..3 + count].copy_from_slice(&operands[..count]);
         self.len = 3 + count;
         self.attributes_from = self.len;
@@ -341,17 +374,31 @@ impl Encoder {
             Request::Release => self.begin(opcode::RELEASE, site, 0, 0),
             Request::Flush => self.begin(opcode::FLUSH, site, 0, 0),
             Request::Compute(compute) => self.compute(compute, site)?,
-            Request::UploadInline { out, meta, constant, words } => {
+            Request::UploadInline {
+                out,
+                meta,
+                constant,
+                words,
+            } => {
                 self.begin(opcode::UPLOAD_INLINE, site, flag(*constant), out.wire());
                 self.meta(*meta)?;
                 self.list(words, |word| word)?;
             }
-            Request::Upload { out, meta, constant, from } => {
+            Request::Upload {
+                out,
+                meta,
+                constant,
+                from,
+            } => {
                 self.begin(opcode::UPLOAD, site, flag(*constant), out.wire());
                 self.meta(*meta)?;
                 self.region(from)?;
             }
-            Request::UploadBegin { out, meta, constant } => {
+            Request::UploadBegin {
+                out,
+                meta,
+                constant,
+            } => {
                 self.begin(opcode::UPLOAD_BEGIN, site, flag(*constant), out.wire());
                 self.meta(*meta)?;
             }
@@ -365,7 +412,9 @@ impl Encoder {
                 self.begin(opcode::BIND, site, 0, out.wire());
                 self.meta(*meta)?;
                 for part in hash.chunks_exact(8) {
-                    self.word(u64::from_le_bytes(part.try_into().expect("chunks of eight")))?;
+                    self.word(u64::from_le_bytes(
+                        part.try_into().expect("chunks of eight"),
+                    ))?;
                 }
             }
             Request::Download { of, at, to } => {
@@ -373,7 +422,11 @@ impl Encoder {
                 self.word(*at)?;
                 self.region(to)?;
             }
-            Request::WaitQueue { queue, value, timeout_us } => {
+            Request::WaitQueue {
+                queue,
+                value,
+                timeout_us,
+            } => {
                 self.begin(opcode::WAIT_QUEUE, site, 0, u64::from(*queue));
                 self.word(*value)?;
                 self.word(*timeout_us)?;
@@ -436,12 +489,21 @@ impl Encoder {
             }
             Op::Reshape(shape) | Op::Expand(shape) => self.list(shape, |size| size),
             Op::Permute(order) => self.bytes(order),
-            Op::Slice { starts, steps, lens } => {
+            Op::Slice {
+                starts,
+                steps,
+                lens,
+            } => {
                 self.list(starts, |v| v as u64)?;
                 self.list(steps, |v| v as u64)?;
                 self.list(lens, |v| v)
             }
-            Op::Window { axes, sizes, strides, dilations } => {
+            Op::Window {
+                axes,
+                sizes,
+                strides,
+                dilations,
+            } => {
                 self.bytes(axes)?;
                 self.list(sizes, |v| v)?;
                 self.list(strides, |v| v)?;
@@ -453,7 +515,9 @@ impl Encoder {
             }
             Op::Concat { axis } | Op::Gather { axis } => self.word(u64::from(*axis)),
             Op::Scatter { axis, mode } => self.word(u64::from(*axis) | (*mode as u64) << 8),
-            Op::Elementwise(_) | Op::Copy | Op::Full(_) | Op::Iota { .. } | Op::Random { .. } => Ok(()),
+            Op::Elementwise(_) | Op::Copy | Op::Full(_) | Op::Iota { .. } | Op::Random { .. } => {
+                Ok(())
+            }
         }
     }
 
@@ -487,7 +551,9 @@ impl Encoder {
         self.words[2] |= u64::from(self.releases) << 16;
         if let Some(urgency) = urgency {
             self.words[0] |= FLAG_URGENCY << 8;
-            self.words[self.len] = u64::from(urgency.class) | u64::from(urgency.device) << 8 | urgency.deadline_us << 16;
+            self.words[self.len] = u64::from(urgency.class)
+                | u64::from(urgency.device) << 8
+                | urgency.deadline_us << 16;
             self.len += 1;
         }
         let end = self.len.next_multiple_of(8);
@@ -529,12 +595,19 @@ struct Reader<'a> {
 
 impl Reader<'_> {
     fn word(&mut self) -> Result<u64, RecordFault> {
-        let word = *self.words.get(self.at).ok_or(RecordFault::Short { have: self.words.len(), want: self.at })?;
+        let word = *self.words.get(self.at).ok_or(RecordFault::Short {
+            have: self.words.len(),
+            want: self.at,
+        })?;
         self.at += 1;
         Ok(word)
     }
 
-    fn list<T: Copy + Default>(&mut self, what: &'static str, from_word: impl Fn(u64) -> T) -> Result<AxisList<T>, RecordFault> {
+    fn list<T: Copy + Default>(
+        &mut self,
+        what: &'static str,
+        from_word: impl Fn(u64) -> T,
+    ) -> Result<AxisList<T>, RecordFault> {
         let len = self.word()?;
         if len > RANK_MAX as u64 {
             return Err(RecordFault::Attribute { what, value: len });
@@ -548,7 +621,10 @@ impl Reader<'_> {
 
     fn shape(&mut self) -> Result<Shape, RecordFault> {
         let sizes = self.list("shape", |size| size)?;
-        Shape::new(&sizes).ok_or(RecordFault::Attribute { what: "shape", value: sizes.len() as u64 })
+        Shape::new(&sizes).ok_or(RecordFault::Attribute {
+            what: "shape",
+            value: sizes.len() as u64,
+        })
     }
 
     fn bytes(&mut self, what: &'static str) -> Result<AxisList<u8>, RecordFault> {
@@ -557,20 +633,33 @@ impl Reader<'_> {
             half.copy_from_slice(&self.word()?.to_le_bytes());
         }
         let len = usize::from(packed[0]);
-        let fault = RecordFault::Attribute { what, value: len as u64 };
+        let fault = RecordFault::Attribute {
+            what,
+            value: len as u64,
+        };
         let items = packed[1..].get(..len).ok_or(fault)?;
         AxisList::new(items).ok_or(fault)
     }
 
     fn region(&mut self) -> Result<Region, RecordFault> {
         let arena = self.word()?;
-        let arena = u32::try_from(arena).map_err(|_| RecordFault::Attribute { what: "arena", value: arena })?;
-        Ok(Region { arena, offset: self.word()?, len: self.word()? })
+        let arena = u32::try_from(arena).map_err(|_| RecordFault::Attribute {
+            what: "arena",
+            value: arena,
+        })?;
+        Ok(Region {
+            arena,
+            offset: self.word()?,
+            len: self.word()?,
+        })
     }
 
     fn axis(&mut self) -> Result<u8, RecordFault> {
         let word = self.word()?;
-        u8::try_from(word).map_err(|_| RecordFault::Attribute { what: "axis", value: word })
+        u8::try_from(word).map_err(|_| RecordFault::Attribute {
+            what: "axis",
+            value: word,
+        })
     }
 }
 
@@ -591,15 +680,22 @@ pub fn site_of(words: &[u64]) -> u32 {
 /// that make a tensor.
 pub fn output_of(words: &[u64]) -> Option<Handle> {
     let code = (words.first()? >> 16) as u16;
-    let makes = matches!(code, opcode::UPLOAD_INLINE | opcode::UPLOAD | opcode::UPLOAD_BEGIN | opcode::BIND)
-        || code >= 32;
-    makes.then(|| words.get(1).copied().and_then(Handle::from_wire)).flatten()
+    let makes = matches!(
+        code,
+        opcode::UPLOAD_INLINE | opcode::UPLOAD | opcode::UPLOAD_BEGIN | opcode::BIND
+    ) || code >= 32;
+    makes
+        .then(|| words.get(1).copied().and_then(Handle::from_wire))
+        .flatten()
 }
 
 /// Decodes the private copy of a record.
 pub fn decode(words: &[u64]) -> Result<Record, RecordFault> {
     let &[head, about, counts, ref rest @ ..] = words else {
-        return Err(RecordFault::Short { have: words.len(), want: 3 });
+        return Err(RecordFault::Short {
+            have: words.len(),
+            want: 3,
+        });
     };
     let flags = head >> 8 & 0xff;
     let code = (head >> 16) as u16;
@@ -607,9 +703,15 @@ pub fn decode(words: &[u64]) -> Result<Record, RecordFault> {
     let release_count = (counts >> 16 & 0xff) as usize;
     let attribute_words = (counts >> 24 & 0xff) as usize;
     let constant = flags & FLAG_CONSTANT != 0;
-    let mut reader = Reader { words: rest, at: operand_count };
+    let mut reader = Reader {
+        words: rest,
+        at: operand_count,
+    };
     let meta = |reader: &mut Reader| -> Result<Meta, RecordFault> {
-        Ok(Meta { dtype: dtype(counts & 0xff)?, shape: reader.shape()? })
+        Ok(Meta {
+            dtype: dtype(counts & 0xff)?,
+            shape: reader.shape()?,
+        })
     };
     let request = match code {
         opcode::NOOP => Request::NoOp,
@@ -619,14 +721,37 @@ pub fn decode(words: &[u64]) -> Result<Record, RecordFault> {
             let (out, meta) = (handle(about)?, meta(&mut reader)?);
             let len = reader.word()?;
             if len as usize > INLINE_BYTES_MAX / 8 {
-                return Err(RecordFault::Attribute { what: "inline length", value: len });
+                return Err(RecordFault::Attribute {
+                    what: "inline length",
+                    value: len,
+                });
             }
-            let words = (0..len).map(|_| reader.word()).collect::<Result<Vec<u64>, _>>()?;
-            Request::UploadInline { out, meta, constant, words }
+            let words = (0..len)
+                .map(|_| reader.word())
+                .collect::<Result<Vec<u64>, _>>()?;
+            Request::UploadInline {
+                out,
+                meta,
+                constant,
+                words,
+            }
         }
-        opcode::UPLOAD => Request::Upload { out: handle(about)?, meta: meta(&mut reader)?, constant, from: reader.region()? },
-        opcode::UPLOAD_BEGIN => Request::UploadBegin { out: handle(about)?, meta: meta(&mut reader)?, constant },
-        opcode::UPLOAD_WRITE => Request::UploadWrite { to: handle(about)?, at: reader.word()?, from: reader.region()? },
+        opcode::UPLOAD => Request::Upload {
+            out: handle(about)?,
+            meta: meta(&mut reader)?,
+            constant,
+            from: reader.region()?,
+        },
+        opcode::UPLOAD_BEGIN => Request::UploadBegin {
+            out: handle(about)?,
+            meta: meta(&mut reader)?,
+            constant,
+        },
+        opcode::UPLOAD_WRITE => Request::UploadWrite {
+            to: handle(about)?,
+            at: reader.word()?,
+            from: reader.region()?,
+        },
         opcode::UPLOAD_SEAL => Request::UploadSeal { to: handle(about)? },
         opcode::BIND => {
             let (out, meta) = (handle(about)?, meta(&mut reader)?);
@@ -636,12 +761,26 @@ pub fn decode(words: &[u64]) -> Result<Record, RecordFault> {
             }
             Request::Bind { out, meta, hash }
         }
-        opcode::DOWNLOAD => Request::Download { of: handle(about)?, at: reader.word()?, to: reader.region()? },
+        opcode::DOWNLOAD => Request::Download {
+            of: handle(about)?,
+            at: reader.word()?,
+            to: reader.region()?,
+        },
         opcode::WAIT_QUEUE => {
-            let queue = u32::try_from(about).map_err(|_| RecordFault::Attribute { what: "queue", value: about })?;
-            Request::WaitQueue { queue, value: reader.word()?, timeout_us: reader.word()? }
+            let queue = u32::try_from(about).map_err(|_| RecordFault::Attribute {
+                what: "queue",
+                value: about,
+            })?;
+            Request::WaitQueue {
+                queue,
+                value: reader.word()?,
+                timeout_us: reader.word()?,
+            }
         }
-        opcode::CANCEL => Request::Cancel { first: reader.word()?, last: reader.word()? },
+        opcode::CANCEL => Request::Cancel {
+            first: reader.word()?,
+            last: reader.word()?,
+        },
         code => Request::Compute(decode_compute(code, about, counts, &mut reader)?),
     };
     let urgency = match flags & FLAG_URGENCY {
@@ -649,30 +788,55 @@ pub fn decode(words: &[u64]) -> Result<Record, RecordFault> {
         _ => {
             reader.at = operand_count + attribute_words + release_count;
             let word = reader.word()?;
-            Some(Urgency { class: word as u8, device: (word >> 8) as u8, deadline_us: word >> 16 })
+            Some(Urgency {
+                class: word as u8,
+                device: (word >> 8) as u8,
+                deadline_us: word >> 16,
+            })
         }
     };
-    Ok(Record { site: (head >> 32) as u32, request, urgency })
+    Ok(Record {
+        site: (head >> 32) as u32,
+        request,
+        urgency,
+    })
 }
 
 /// The handles that a record releases, as words not yet checked. Readable even where the rest of the record is not.
 pub fn releases_of(words: &[u64]) -> &[u64] {
-    let Some(&counts) = words.get(2) else { return &[] };
+    let Some(&counts) = words.get(2) else {
+        return &[];
+    };
     let from = 3 + (counts >> 8 & 0xff) as usize + (counts >> 24 & 0xff) as usize;
-    words.get(from..from + (counts >> 16 & 0xff) as usize).unwrap_or(&[])
+    words
+        .get(from..from + (counts >> 16 & 0xff) as usize)
+        .unwrap_or(&[])
 }
 
-fn decode_compute(code: u16, about: u64, counts: u64, reader: &mut Reader) -> Result<Compute, RecordFault> {
+fn decode_compute(
+    code: u16,
+    about: u64,
+    counts: u64,
+    reader: &mut Reader,
+) -> Result<Compute, RecordFault> {
     let out = handle(about)?;
     let kind = dtype(counts & 0xff)?;
     let operand_count = (counts >> 8 & 0xff) as usize;
     let mask = counts >> 32;
     if operand_count > OPERANDS_MAX {
-        return Err(RecordFault::Operands { have: operand_count });
+        return Err(RecordFault::Operands {
+            have: operand_count,
+        });
     }
     let mut operands = [Operand::Immediate(kind, Scalar(0)); OPERANDS_MAX];
     let have = reader.words.len();
-    let given = reader.words.get(..operand_count).ok_or(RecordFault::Short { have, want: operand_count })?;
+    let given = reader
+        .words
+        .get(..operand_count)
+        .ok_or(RecordFault::Short {
+            have,
+            want: operand_count,
+        })?;
     for (k, (operand, &word)) in operands.iter_mut().zip(given).enumerate() {
         *operand = match mask >> k & 1 {
             1 if code == Elementwise::Select.wire() && k == 0 => {
@@ -691,10 +855,21 @@ fn decode_compute(code: u16, about: u64, counts: u64, reader: &mut Reader) -> Re
     for immediate in &mut immediates[..immediate_count] {
         // The key of `random` is no element of the result: all its bits count.
         let word = Scalar(reader.word()?);
-        *immediate = if code == opcode::RANDOM { word } else { word.truncated(kind) };
+        *immediate = if code == opcode::RANDOM {
+            word
+        } else {
+            word.truncated(kind)
+        };
     }
     let op = decode_op(code, kind, reader)?;
-    Ok(Compute { op, dtype: kind, out, operand_count: operand_count as u8, operands, immediates })
+    Ok(Compute {
+        op,
+        dtype: kind,
+        out,
+        operand_count: operand_count as u8,
+        operands,
+        immediates,
+    })
 }
 
 fn decode_op(code: u16, kind: DType, reader: &mut Reader) -> Result<Op, RecordFault> {
@@ -703,8 +878,14 @@ fn decode_op(code: u16, kind: DType, reader: &mut Reader) -> Result<Op, RecordFa
         opcode::CAST => Op::Cast(dtype(reader.word()?)?),
         opcode::REDUCE => {
             let word = reader.word()?;
-            let kind = *Reduction::ALL.get((word & 0xff) as usize).ok_or(bad("reduction", word & 0xff))?;
-            Op::Reduce { kind, axes: AxisSet((word >> 8) as u16), keep: word >> 24 & 1 == 1 }
+            let kind = *Reduction::ALL
+                .get((word & 0xff) as usize)
+                .ok_or(bad("reduction", word & 0xff))?;
+            Op::Reduce {
+                kind,
+                axes: AxisSet((word >> 8) as u16),
+                keep: word >> 24 & 1 == 1,
+            }
         }
         opcode::SCAN => {
             let word = reader.word()?;
@@ -713,11 +894,17 @@ fn decode_op(code: u16, kind: DType, reader: &mut Reader) -> Result<Op, RecordFa
                 1 => Scan::Prod,
                 other => return Err(bad("scan", other)),
             };
-            Op::Scan { kind, axis: (word >> 8) as u8 }
+            Op::Scan {
+                kind,
+                axis: (word >> 8) as u8,
+            }
         }
         opcode::CONTRACT => {
-            let (a, b, out): (Labels, Labels, Labels) =
-                (reader.bytes("labels")?, reader.bytes("labels")?, reader.bytes("labels")?);
+            let (a, b, out): (Labels, Labels, Labels) = (
+                reader.bytes("labels")?,
+                reader.bytes("labels")?,
+                reader.bytes("labels")?,
+            );
             Op::Contract { a, b, out }
         }
         opcode::RESHAPE => Op::Reshape(reader.shape()?),
@@ -734,9 +921,16 @@ fn decode_op(code: u16, kind: DType, reader: &mut Reader) -> Result<Op, RecordFa
             strides: reader.list("window strides", |w| w)?,
             dilations: reader.list("window dilations", |w| w)?,
         },
-        opcode::PAD => Op::Pad { low: reader.list("pad low", |w| w)?, high: reader.list("pad high", |w| w)? },
-        opcode::CONCAT => Op::Concat { axis: reader.axis()? },
-        opcode::GATHER => Op::Gather { axis: reader.axis()? },
+        opcode::PAD => Op::Pad {
+            low: reader.list("pad low", |w| w)?,
+            high: reader.list("pad high", |w| w)?,
+        },
+        opcode::CONCAT => Op::Concat {
+            axis: reader.axis()?,
+        },
+        opcode::GATHER => Op::Gather {
+            axis: reader.axis()?,
+        },
         opcode::SCATTER => {
             let word = reader.word()?;
             let mode = match word >> 8 {
@@ -744,16 +938,31 @@ fn decode_op(code: u16, kind: DType, reader: &mut Reader) -> Result<Op, RecordFa
                 1 => ScatterMode::Add,
                 other => return Err(bad("scatter mode", other)),
             };
-            Op::Scatter { axis: word as u8, mode }
+            Op::Scatter {
+                axis: word as u8,
+                mode,
+            }
         }
         opcode::COPY => Op::Copy,
-        opcode::FULL => Op::Full(Meta { dtype: kind, shape: reader.shape()? }),
+        opcode::FULL => Op::Full(Meta {
+            dtype: kind,
+            shape: reader.shape()?,
+        }),
         opcode::IOTA => {
-            let meta = Meta { dtype: kind, shape: reader.shape()? };
-            Op::Iota { meta, axis: reader.axis()? }
+            let meta = Meta {
+                dtype: kind,
+                shape: reader.shape()?,
+            };
+            Op::Iota {
+                meta,
+                axis: reader.axis()?,
+            }
         }
         opcode::RANDOM => {
-            let meta = Meta { dtype: kind, shape: reader.shape()? };
+            let meta = Meta {
+                dtype: kind,
+                shape: reader.shape()?,
+            };
             let distribution = match reader.word()? {
                 0 => Distribution::Bits,
                 1 => Distribution::Uniform,
