@@ -26,6 +26,7 @@ const ERRORS_PER_LINE: usize = LINE_BYTES / ERROR_BYTES;
 const AWAKE: u32 = 0;
 const SLEEPS_ON_FUTEX: u32 = 1;
 const WANTS_NOTICE: u32 = 2;
+const SLEEPS_FOR_ROOM: u32 = 3;
 
 /// What became of a queue, in the word `state`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,6 +76,8 @@ pub struct Writer {
     wake_count: u32,
     /// The highest value that a sleeper was woken for. The timeline has passed it, so nobody sleeps for it again.
     woken_for: u64,
+    /// The same for a sleeper that waits for room.
+    woken_for_head: u64,
     errors_written: u64,
     /// The client's index when last looked at; checked, and only ever behind the truth.
     errors_read: u64,
@@ -92,6 +95,7 @@ impl Writer {
             park_count: 0,
             wake_count: 0,
             woken_for: 0,
+            woken_for_head: 0,
             errors_written: 0,
             errors_read: 0,
             errors_reserved: 0,
@@ -117,8 +121,9 @@ impl Writer {
         }
     }
 
-    /// Gives slots back to the client. The line is read by a client that submits, so call it rarely: when a quarter of
-    /// the ring has been taken or the ring is empty.
+    /// Gives slots back to the client. The line is read by a client that submits, so call it rarely, but always when a
+    /// quarter of the ring has been taken, when the ring is empty and when records are left lying: a client that found
+    /// no room waits for it.
     #[inline]
     pub fn set_head(&mut self, head: u64) {
         if head != self.head {
@@ -151,6 +156,7 @@ impl Writer {
 
     /// Parks one ring: true if it is empty and the client will ring, false if there is something to do.
     pub fn park(&mut self, consumer: &Consumer) -> bool {
+        self.set_head(consumer.head());
         self.set_need_wakeup(true);
         parking_fence();
         if consumer.is_behind() {
@@ -223,8 +229,8 @@ impl Writer {
         }
     }
 
-    /// Wakes the client if it sleeps for a value that the timeline has reached: call it after `set_timeline`, once for
-    /// each queue and turn. Costs a fence when nobody sleeps, a system call only once for each value waited for.
+    /// Wakes the client if it sleeps for a value that the timeline, or for room that the head has reached: call it after
+    /// `set_timeline` and `set_head`, once for each queue and turn. Costs a fence when nobody sleeps, a system call only once for each value waited for.
     #[inline]
     pub fn wake_if_asleep(
         &mut self,
@@ -245,10 +251,14 @@ impl Writer {
             .words
             .header64(submission_word::WANTED)
             .load(Ordering::Relaxed);
-        if wanted > self.timeline || wanted <= self.woken_for {
+        let (reached, woken_for) = match sleeping {
+            SLEEPS_FOR_ROOM => (self.head, &mut self.woken_for_head),
+            _ => (self.timeline, &mut self.woken_for),
+        };
+        if wanted > reached || wanted <= *woken_for {
             return Woken::Nobody;
         }
-        self.woken_for = wanted;
+        *woken_for = wanted;
         if sleeping == WANTS_NOTICE {
             if let Some(notice) = notice {
                 notice.send();
@@ -339,7 +349,9 @@ const SLOW_YIELD: Duration = Duration::from_millis(1);
 
 impl SpinPolicy {
     /// Sleep at once: right with more clients than cores.
-    pub const SLEEP: Self = Self::new(0, 0);
+    pub const fn sleep_at_once() -> Self {
+        Self::new(0, 0)
+    }
 
     /// `spin_count` pauses, then `yield_count` yields, then sleep.
     pub const fn new(spin_count: u32, yield_count: u32) -> Self {
@@ -493,11 +505,33 @@ impl Reader {
         deadline: Option<Instant>,
         policy: &mut SpinPolicy,
     ) -> Waited {
-        if self.timeline() >= value || policy.spin(|| self.timeline() >= value) {
+        self.sleep(submission, value, SLEEPS_ON_FUTEX, deadline, policy)
+    }
+
+    /// Waits until the engine has taken every slot below position `head`, as `wait` does. For a ring that is full:
+    /// publish first, then ask for `Producer::position` less what may stay in the ring. Demands no value.
+    pub fn wait_for_room(
+        &self,
+        submission: &SubmissionMapMut,
+        head: u64,
+        deadline: Option<Instant>,
+        policy: &mut SpinPolicy,
+    ) -> Waited {
+        self.sleep(submission, head, SLEEPS_FOR_ROOM, deadline, policy)
+    }
+
+    fn sleep(
+        &self,
+        submission: &SubmissionMapMut,
+        wanted: u64,
+        how: u32,
+        deadline: Option<Instant>,
+        policy: &mut SpinPolicy,
+    ) -> Waited {
+        if self.reached(how) >= wanted || policy.spin(|| self.reached(how) >= wanted) {
             return Waited::Reached;
         }
-        let now = Instant::now();
-        let mut limit = now + Duration::from_millis(SLEEP_MS_MAX);
+        let mut limit = Instant::now() + Duration::from_millis(SLEEP_MS_MAX);
         let mut at_limit = Waited::LookAtSocket;
         if let Some(deadline) = deadline.filter(|deadline| *deadline <= limit) {
             limit = deadline;
@@ -507,7 +541,7 @@ impl Reader {
             // SYNC: pairs with the Release in `Writer::wake`. Read before the timeline, so that a wake-up between the
             // two makes the sleep end at once.
             let seen = self.words.header32(word::WAKE).load(Ordering::Acquire);
-            if let Some(waited) = self.arm(submission, value, SLEEPS_ON_FUTEX) {
+            if let Some(waited) = self.arm(submission, wanted, how) {
                 break waited;
             }
             let left = limit.saturating_duration_since(Instant::now());
@@ -520,6 +554,15 @@ impl Reader {
         };
         self.disarm(submission);
         waited
+    }
+
+    #[inline]
+    fn reached(&self, how: u32) -> u64 {
+        if how == SLEEPS_FOR_ROOM {
+            self.head()
+        } else {
+            self.timeline()
+        }
     }
 
     /// Asks for a notice once the timeline has `value`, for a client that sleeps in epoll; it then looks at its socket
@@ -555,11 +598,11 @@ impl Reader {
             .load(Ordering::Relaxed)
     }
 
-    fn arm(&self, submission: &SubmissionMapMut, value: u64, how: u32) -> Option<Waited> {
+    fn arm(&self, submission: &SubmissionMapMut, wanted: u64, how: u32) -> Option<Waited> {
         submission
             .words
             .header64(submission_word::WANTED)
-            .store(value, Ordering::Relaxed);
+            .store(wanted, Ordering::Relaxed);
         // SYNC: Release pairs with the Acquire in `Writer::wake_if_asleep`.
         submission
             .words
@@ -569,7 +612,7 @@ impl Reader {
         fence(Ordering::SeqCst);
         // The state first: one that is closed has its last timeline value before it.
         let state = self.state();
-        if self.timeline() >= value {
+        if self.reached(how) >= wanted {
             return Some(Waited::Reached);
         }
         (state != QueueState::Open).then_some(Waited::Closed(state))

@@ -54,6 +54,7 @@ pub(crate) mod completion_word {
 /// `F_SEAL_SEAL`.
 const SIZE_SEALS: i32 = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW;
 const SHARED_SEALS: i32 = SIZE_SEALS | libc::F_SEAL_SEAL;
+#[cfg_attr(loom, allow(dead_code))]
 const COMPLETION_SEALS: i32 = SHARED_SEALS | libc::F_SEAL_FUTURE_WRITE;
 
 /// Why a segment could not be made or was refused.

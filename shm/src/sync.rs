@@ -38,6 +38,7 @@ pub(crate) type Line = [AtomicU64; LINE_WORDS];
 
 /// How a futex wait ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(loom, allow(dead_code))]
 pub(crate) enum FutexWait {
     /// Woken, or the word had already changed: look again.
     Woken,
