@@ -212,7 +212,8 @@ impl Producer {
     }
 
     /// Adds a whole record, whose word 0 states its length; `head` is the engine's, used when the ring looks full. Does
-    /// not publish.
+    /// not publish. Reading the engine's word for each record costs a cache line: pass 0, and on `Full` publish, call
+    /// `observe_head` and try again.
     #[inline]
     pub fn push(&mut self, words: &[u64], head: u64) -> Result<(), Full> {
         let slots = words.len() / SLOT_WORDS;

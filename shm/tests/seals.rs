@@ -56,20 +56,12 @@ fn a_client_cannot_write_its_completion_segment() {
     );
     let readable = mmap(&fd, libc::PROT_READ).unwrap();
     // SAFETY: changes a mapping that nothing else uses.
-    assert_eq!(
-        unsafe { libc::mprotect(readable, 4096, libc::PROT_READ | libc::PROT_WRITE) },
-        -1
-    );
-    assert_eq!(
-        std::io::Error::last_os_error().raw_os_error(),
-        Some(libc::EACCES)
-    );
-    // SAFETY: as above.
-    assert_eq!(
-        unsafe { libc::madvise(readable, 4096, libc::MADV_REMOVE) },
-        -1,
-        "no hole through a mapping"
-    );
+    let rc = unsafe { libc::mprotect(readable, 4096, libc::PROT_READ | libc::PROT_WRITE) };
+    let errno = std::io::Error::last_os_error().raw_os_error();
+    assert_eq!((rc, errno), (-1, Some(libc::EACCES)));
+    // SAFETY: asks to free pages of a mapping that nothing else uses.
+    let rc = unsafe { libc::madvise(readable, 4096, libc::MADV_REMOVE) };
+    assert_eq!(rc, -1, "no hole through a mapping");
 
     let path = format!("/proc/self/fd/{}", fd.as_raw_fd());
     if let Ok(mut reopened) = OpenOptions::new().read(true).write(true).open(&path) {

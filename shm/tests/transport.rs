@@ -77,7 +77,7 @@ fn a_record_built_in_place_is_the_same_record() {
         slot.set(i, *word);
     }
     assert_eq!(slot.commit(), 1, "its timeline value");
-    drop(q.producer.reserve(3).unwrap());
+    let _ = q.producer.reserve(3).unwrap();
     assert_eq!(
         q.producer.position(),
         2,
