@@ -505,6 +505,7 @@ impl Reader {
         deadline: Option<Instant>,
         policy: &mut SpinPolicy,
     ) -> Waited {
+        self.demand(submission, value);
         self.sleep(submission, value, SLEEPS_ON_FUTEX, deadline, policy)
     }
 
@@ -568,6 +569,7 @@ impl Reader {
     /// Asks for a notice once the timeline has `value`, for a client that sleeps in epoll; it then looks at its socket
     /// every 250 ms itself. Gives the outcome instead where there is nothing to wait for. `disarm` when woken.
     pub fn arm_notice(&self, submission: &SubmissionMapMut, value: u64) -> Option<Waited> {
+        self.demand(submission, value);
         let outcome = self.arm(submission, value, WANTS_NOTICE);
         if outcome.is_some() {
             self.disarm(submission);
@@ -596,6 +598,14 @@ impl Reader {
         self.words
             .header64(word::NEED_WAKEUP)
             .load(Ordering::Relaxed)
+    }
+
+    /// Names the value waited for before the wait spins: the engine runs what it needs at once.
+    fn demand(&self, submission: &SubmissionMapMut, value: u64) {
+        submission
+            .words
+            .header64(submission_word::DEMANDED)
+            .store(value, Ordering::Relaxed);
     }
 
     fn arm(&self, submission: &SubmissionMapMut, wanted: u64, how: u32) -> Option<Waited> {

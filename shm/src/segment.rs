@@ -36,6 +36,7 @@ pub(crate) mod submission_word {
     pub(crate) const TAIL: usize = 0;
     pub(crate) const WANTED: usize = 128;
     pub(crate) const SLEEPING: usize = 136;
+    pub(crate) const DEMANDED: usize = 144;
     pub(crate) const ERRORS_READ: usize = 256;
 }
 
@@ -323,6 +324,15 @@ impl SubmissionMap {
             .header64(submission_word::TAIL)
             .load(Ordering::Acquire)
     }
+
+    /// The timeline value that the client waits for, asleep or not: what it names is work that is wanted now. A hint that
+    /// orders nothing, unchecked.
+    #[inline]
+    pub fn demanded(&self) -> u64 {
+        self.words
+            .header64(submission_word::DEMANDED)
+            .load(Ordering::Relaxed)
+    }
 }
 
 #[cfg(not(loom))]
@@ -366,9 +376,9 @@ pub mod model {
 
     /// Both views of one modelled submission segment.
     pub fn submission(slot_count: u32) -> (SubmissionMapMut, SubmissionMap) {
-        use submission_word::{ERRORS_READ, SLEEPING, TAIL, WANTED};
+        use submission_word::{DEMANDED, ERRORS_READ, SLEEPING, TAIL, WANTED};
         let words = Words::modelled(
-            &[TAIL, WANTED, ERRORS_READ],
+            &[TAIL, WANTED, DEMANDED, ERRORS_READ],
             &[SLEEPING],
             slot_count as usize,
         );
