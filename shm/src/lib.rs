@@ -10,6 +10,7 @@ pub mod control_socket;
 pub mod dtype;
 pub mod elementwise;
 pub mod error;
+pub mod fork;
 pub mod handle;
 pub mod layout;
 pub mod op;

@@ -1,0 +1,460 @@
+//! The client's private half of one queue: records going out, failures coming in, names of tensors.
+//!
+//! Everything here happens under the queue's lock and never waits. What has to wait, or to talk to the broker, stands in
+//! [`crate::lane`], which takes this lock for moments only.
+//!
+//! # Invariants
+//! A handle is free for reuse only once the record that carries its release is in the ring. A tensor that another queue
+//! uses is released only when that queue's timeline has passed the last use.
+
+use std::collections::{HashMap, VecDeque};
+
+use tensord_shm::completion::{ErrorEntry, Reader};
+use tensord_shm::doorbell::Doorbell;
+use tensord_shm::error::Code;
+use tensord_shm::handle::Handle;
+use tensord_shm::record::{Encoder, Request, TooLong, WORDS_MAX, opcode};
+use tensord_shm::ring::{Full, Producer, SLOT_WORDS};
+use tensord_shm::segment::{CompletionMap, SubmissionMapMut};
+
+use crate::error::{Error, operation_name};
+use crate::site::Site;
+use crate::staging::Staged;
+
+/// Records after which the tail is published in any case.
+const PUBLISH_EVERY: u32 = 16;
+/// Pending releases that are worth a record of their own.
+const RELEASES_MAX: usize = 64;
+/// Failures remembered for whoever asks later; the oldest go first.
+const FAILURES_MAX: usize = 4096;
+/// Operation codes of the last records are remembered for messages. A power of two.
+const TRAIL_LEN: usize = 4096;
+
+/// A point of a queue's timeline, in one epoch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Mark {
+    /// The epoch of the engine.
+    pub epoch: u32,
+    /// The timeline value.
+    pub value: u64,
+}
+
+/// The two mapped segments of one queue in one epoch.
+#[derive(Clone)]
+pub(crate) struct Segments {
+    pub submission: SubmissionMapMut,
+    pub completion: CompletionMap,
+    pub slot_count: u32,
+    pub epoch: u32,
+}
+
+/// A use of a tensor by a queue that is not its own.
+pub(crate) struct ForeignUse {
+    pub reader: Reader,
+    pub mark: Mark,
+}
+
+/// A failed request, remembered.
+#[derive(Clone, Copy)]
+struct Failure {
+    entry: ErrorEntry,
+    opcode: u16,
+    reported: bool,
+}
+
+/// See the file's head.
+pub(crate) struct Ring {
+    pub segments: Segments,
+    producer: Producer,
+    pub reader: Reader,
+    doorbell: Doorbell,
+    pub epoch: u32,
+    /// Why nothing goes out any more.
+    pub closed: Option<Error>,
+    /// Kept so that the fast path has no kilobyte to clear.
+    pub encoder: Option<Box<Encoder>>,
+    releases: Vec<Handle>,
+    deferred: Vec<(Handle, Vec<ForeignUse>)>,
+    free: Vec<Handle>,
+    unpublished: u32,
+    /// Everything up to this value is demanded by a flush or a download.
+    demanded: u64,
+    trail: Box<[u16]>,
+    failures: HashMap<u64, Failure>,
+    failure_order: VecDeque<u64>,
+    regions: VecDeque<(u64, Staged)>,
+    /// How far this queue is ordered behind others, by their number.
+    pub waited_for: HashMap<u32, u64>,
+}
+
+impl Ring {
+    pub(crate) fn new(segments: Segments, doorbell: Doorbell) -> Ring {
+        Ring {
+            producer: Producer::new(segments.submission.clone()),
+            reader: Reader::new(segments.completion.clone()),
+            epoch: segments.epoch,
+            segments,
+            doorbell,
+            closed: None,
+            encoder: Some(Box::default()),
+            releases: Vec::with_capacity(2 * RELEASES_MAX),
+            deferred: Vec::new(),
+            free: Vec::new(),
+            unpublished: 0,
+            demanded: 0,
+            trail: vec![0; TRAIL_LEN].into_boxed_slice(),
+            failures: HashMap::new(),
+            failure_order: VecDeque::new(),
+            regions: VecDeque::new(),
+            waited_for: HashMap::new(),
+        }
+    }
+
+    /// Goes on in a new epoch: an empty ring, no tensors, no failures.
+    pub(crate) fn replace(&mut self, segments: Segments) {
+        self.producer = Producer::new(segments.submission.clone());
+        self.reader = Reader::new(segments.completion.clone());
+        self.epoch = segments.epoch;
+        self.segments = segments;
+        self.free.append(&mut self.releases);
+        self.free
+            .extend(self.deferred.drain(..).map(|(handle, _)| handle));
+        self.unpublished = 0;
+        self.demanded = 0;
+        self.failures.clear();
+        self.failure_order.clear();
+        self.regions.clear();
+        self.waited_for.clear();
+    }
+
+    /// Value of the record written last.
+    pub(crate) fn last(&self) -> Mark {
+        Mark {
+            epoch: self.epoch,
+            value: self.producer.record_count(),
+        }
+    }
+
+    // ------------------------------------------------------------------------------------------ names
+
+    /// A name that was used before and is free again.
+    #[inline]
+    pub(crate) fn take_free(&mut self) -> Option<Handle> {
+        let last = self.free.pop()?;
+        Some(Handle {
+            index: last.index,
+            // Generation 0 is no handle; after four billion uses the count starts again.
+            generation: last.generation.checked_add(1).unwrap_or(1),
+        })
+    }
+
+    /// Gives back a name that no record has carried, or whose epoch is over.
+    #[inline]
+    pub(crate) fn give_free(&mut self, handle: Handle) {
+        self.free.push(handle);
+    }
+
+    /// Adds names that were never used.
+    pub(crate) fn add_fresh(&mut self, indices: std::ops::Range<u32>) {
+        let fresh = indices.rev().map(|index| Handle {
+            index,
+            generation: 0,
+        });
+        self.free.extend(fresh);
+    }
+
+    /// Lets a tensor's name go with one of the next records. `at_once`: it holds so much that it should not wait for them.
+    #[inline]
+    pub(crate) fn release(
+        &mut self,
+        handle: Handle,
+        epoch: u32,
+        uses: Vec<ForeignUse>,
+        at_once: bool,
+    ) {
+        if epoch != self.epoch || self.closed.is_some() {
+            self.free.push(handle);
+            return;
+        }
+        if !uses.is_empty() {
+            self.deferred.push((handle, uses));
+            return;
+        }
+        self.releases.push(handle);
+        if at_once || self.releases.len() >= RELEASES_MAX {
+            // A full ring keeps them for later.
+            if self.carry_releases(&Request::Release).is_ok() && at_once {
+                self.publish();
+            }
+        }
+    }
+
+    /// Writes records of their own for all pending releases.
+    pub(crate) fn send_releases(&mut self) -> Result<(), Full> {
+        self.settle_deferred();
+        while !self.releases.is_empty() {
+            self.carry_releases(&Request::Release)?;
+        }
+        Ok(())
+    }
+
+    fn carry_releases(&mut self, request: &Request) -> Result<u64, Full> {
+        let mut encoder = self.encoder.take().unwrap_or_default();
+        encoder
+            .request(request, 0)
+            .expect("a release or a flush has three words");
+        let mut carried = 0;
+        while carried < self.releases.len()
+            && encoder.release(self.releases[self.releases.len() - 1 - carried])
+        {
+            carried += 1;
+        }
+        let code = match request {
+            Request::Flush => opcode::FLUSH,
+            _ => opcode::RELEASE,
+        };
+        let value = self.write(&mut encoder, code);
+        self.encoder = Some(encoder);
+        if value.is_ok() {
+            let kept = self.releases.len() - carried;
+            self.free.extend(self.releases.drain(kept..));
+        }
+        value
+    }
+
+    fn settle_deferred(&mut self) {
+        let (releases, epoch) = (&mut self.releases, self.epoch);
+        self.deferred.retain(|(handle, uses)| {
+            let waits = uses
+                .iter()
+                .any(|used| used.mark.epoch == epoch && used.reader.timeline() < used.mark.value);
+            if !waits {
+                releases.push(*handle);
+            }
+            waits
+        });
+    }
+
+    // ------------------------------------------------------------------------------------------ records
+
+    /// Puts an encoded record into the ring, with as many pending releases as its last unit has room for. Gives its
+    /// timeline value.
+    #[inline]
+    pub(crate) fn commit(&mut self, encoder: &mut Encoder, code: u16) -> Result<u64, Full> {
+        let slots = ((WORDS_MAX - 1 - encoder.room()).div_ceil(SLOT_WORDS)) as u32;
+        if self.producer.reserve(slots).is_err() {
+            self.producer.observe_head(self.reader.head());
+            self.producer.reserve(slots)?;
+        }
+        for _ in 0..encoder.free_in_unit().min(self.releases.len()) {
+            let Some(handle) = self.releases.pop() else {
+                break;
+            };
+            if !encoder.release(handle) {
+                self.releases.push(handle);
+                break;
+            }
+            self.free.push(handle);
+        }
+        self.write(encoder, code)
+    }
+
+    #[inline]
+    fn write(&mut self, encoder: &mut Encoder, code: u16) -> Result<u64, Full> {
+        let words = encoder.finish(None);
+        let slots = (words.len() / SLOT_WORDS) as u32;
+        if self.producer.reserve(slots).is_err() {
+            self.producer.observe_head(self.reader.head());
+        }
+        let mut slot = self.producer.reserve(slots)?;
+        for (index, line) in words.chunks_exact(SLOT_WORDS).enumerate() {
+            slot.write(index, line.try_into().expect("chunks of one slot"));
+        }
+        let value = slot.commit();
+        self.trail[value as usize % TRAIL_LEN] = code;
+        if matches!(code, opcode::FLUSH | opcode::DOWNLOAD) {
+            self.demanded = value;
+        }
+        self.unpublished += 1;
+        if self.unpublished >= PUBLISH_EVERY || self.reader.need_wakeup() {
+            self.publish();
+        }
+        Ok(value)
+    }
+
+    /// Encodes and commits a request.
+    pub(crate) fn push(
+        &mut self,
+        request: &Request,
+        code: u16,
+        site: Site,
+    ) -> Result<Result<u64, Full>, TooLong> {
+        let mut encoder = self.encoder.take().unwrap_or_default();
+        let encoded = encoder.request(request, site.0);
+        let value = encoded.map(|()| self.commit(&mut encoder, code));
+        self.encoder = Some(encoder);
+        value
+    }
+
+    /// Shows the engine everything written so far.
+    #[inline]
+    pub(crate) fn publish(&mut self) {
+        self.unpublished = 0;
+        if self.producer.publish() {
+            self.doorbell.ring_if_parked(&self.reader);
+        }
+        if self.reader.has_error() {
+            self.collect();
+        }
+        if !self.deferred.is_empty() {
+            self.settle_deferred();
+        }
+    }
+
+    /// Publishes everything, releases included, and demands what stands before `value`.
+    pub(crate) fn demand(&mut self, value: u64) -> Result<(), Full> {
+        if self.reader.timeline() < value {
+            self.settle_deferred();
+            if self.demanded < value {
+                // The flush carries what it can; what is left follows.
+                self.carry_releases(&Request::Flush)?;
+            }
+            self.send_releases()?;
+        }
+        self.publish();
+        Ok(())
+    }
+
+    /// The head to wait for when the ring is full: a quarter of the ring free, and room for any record.
+    pub(crate) fn head_wanted(&self) -> u64 {
+        let slots = u64::from(self.segments.slot_count);
+        self.producer
+            .position()
+            .saturating_sub((slots / 4 * 3).min(slots - 31))
+    }
+
+    // ------------------------------------------------------------------------------------------ staging
+
+    /// Keeps a region until the timeline has passed the request that names it.
+    pub(crate) fn keep_region(&mut self, value: u64, region: Staged) {
+        self.regions.push_back((value, region));
+    }
+
+    /// Lets regions go whose requests are over; gives the value of the oldest that is still in use.
+    pub(crate) fn reclaim_regions(&mut self) -> Option<u64> {
+        let timeline = self.reader.timeline();
+        while self
+            .regions
+            .front()
+            .is_some_and(|(value, _)| *value <= timeline)
+        {
+            self.regions.pop_front();
+        }
+        self.regions.front().map(|(value, _)| *value)
+    }
+
+    // ------------------------------------------------------------------------------------------ failures
+
+    /// Takes the failures that the engine has written, so that its ring of them never stays full.
+    #[cold]
+    pub(crate) fn collect(&mut self) {
+        while let Some(entry) = self.reader.pop_error(&self.segments.submission) {
+            if self.failure_order.len() >= FAILURES_MAX
+                && let Some(oldest) = self.failure_order.pop_front()
+            {
+                self.failures.remove(&oldest);
+            }
+            let opcode = self.trail[entry.value as usize % TRAIL_LEN];
+            self.failure_order.push_back(entry.value);
+            self.failures.insert(
+                entry.value,
+                Failure {
+                    entry,
+                    opcode,
+                    reported: false,
+                },
+            );
+        }
+    }
+
+    /// What became of a request that the timeline has passed.
+    #[inline]
+    pub(crate) fn outcome(&mut self, value: u64) -> Result<(), Error> {
+        if self.reader.has_error() {
+            self.collect();
+        }
+        if self.failures.is_empty() {
+            return Ok(());
+        }
+        self.failure_of(value).map_or(Ok(()), Err)
+    }
+
+    fn failure_of(&mut self, value: u64) -> Option<Error> {
+        let failure = self.failures.get_mut(&value)?;
+        failure.reported = true;
+        let (failure, origin) = (*failure, failure.entry.origin);
+        let first = match (origin != 0 && origin != value)
+            .then(|| self.failures.get_mut(&origin))
+            .flatten()
+        {
+            Some(first) => {
+                first.reported = true;
+                *first
+            }
+            None => failure,
+        };
+        Some(explain(&failure, &first))
+    }
+
+    /// The first failure up to `value` that nobody was told of; from then on all of them count as told.
+    pub(crate) fn first_unreported(&mut self, value: u64) -> Option<Error> {
+        let first = self
+            .failure_order
+            .iter()
+            .copied()
+            .find(|at| *at <= value && self.failures.get(at).is_some_and(|f| !f.reported))?;
+        let error = self.failure_of(first);
+        for (at, failure) in &mut self.failures {
+            failure.reported |= *at <= value;
+        }
+        error
+    }
+
+    /// Forgets a failure that was expected.
+    pub(crate) fn forgive(&mut self, value: u64) {
+        if self.failures.remove(&value).is_some() {
+            self.failure_order.retain(|at| *at != value);
+        }
+    }
+}
+
+fn explain(failure: &Failure, first: &Failure) -> Error {
+    let code = Code::from_wire(first.entry.code).unwrap_or(Code::Internal);
+    let name = operation_name(first.opcode);
+    let detail = first.entry.detail;
+    let why = match code {
+        Code::OutOfMemory => format!(
+            "it needs {detail} bytes of device memory and they are not to be had: release tensors, or raise the limit of this session"
+        ),
+        Code::Limit => format!("a limit of this session was reached ({detail})"),
+        Code::Cancelled => "it was cancelled before it ran".to_owned(),
+        Code::NotHeld => "the daemon holds no constant of this content: upload it again".to_owned(),
+        Code::WaitTimeout => {
+            "the other queue did not get there in time: queues may wait for each other in a circle"
+                .to_owned()
+        }
+        Code::DeviceFault => format!("the device failed while it ran ({detail:#x})"),
+        Code::Draining => "the daemon is ending and takes nothing new".to_owned(),
+        Code::Poisoned => "one of its operands carries an earlier failure".to_owned(),
+        other => format!("{other} (detail {detail})"),
+    };
+    let mut message = format!("{name} failed: {why}");
+    if first.entry.value != failure.entry.value {
+        message.push_str("; ");
+        message.push_str(operation_name(failure.opcode));
+        message.push_str(" needed its result");
+    }
+    Error::new(code, message)
+        .of_operation(name)
+        .at(Site(first.entry.site))
+}

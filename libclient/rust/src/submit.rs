@@ -1,0 +1,405 @@
+//! Submitting operations: shapes are checked at the call, the result is named here, and nothing is waited for.
+//!
+//! The fast path is [`Session::elementwise`] with operands that this queue made in this epoch: no allocation but the
+//! tensor's own, no [`Op`], one record written in place. Everything else goes through [`Session::submit`], which brings
+//! operands from where they are: another queue, an earlier epoch, a parent process.
+
+use std::sync::{Arc, TryLockError};
+
+use tensord_shm::completion::Reader;
+use tensord_shm::dtype::{DType, Scalar};
+use tensord_shm::error::Code;
+use tensord_shm::handle::Handle;
+use tensord_shm::op::{Elementwise, Meta, OPERANDS_MAX, Op, Operand, scalar_meta};
+use tensord_shm::record::{Compute, Request, opcode};
+
+use crate::error::Error;
+use crate::lane::Lane;
+use crate::ring::{ForeignUse, Mark};
+use crate::session::Session;
+use crate::site::Site;
+use crate::tensor::Tensor;
+
+/// How long a queue may wait for another one before its request fails: queues that wait in a circle must end.
+const WAIT_QUEUE_TIMEOUT_US: u64 = 30_000_000;
+/// Times that operands are looked for again because an engine ended meanwhile.
+const ATTEMPTS: u32 = 8;
+
+/// An operand of a submission: a tensor, or a scalar that travels inside the record.
+pub type Arg<'a> = Operand<&'a Tensor>;
+
+fn meta_of(operand: &Arg<'_>) -> Meta {
+    match operand {
+        Operand::Tensor(tensor) => *tensor.meta(),
+        Operand::Immediate(dtype, _) => scalar_meta(*dtype),
+    }
+}
+
+impl Session {
+    /// Submits an elementwise function of one to three operands, broadcast against each other.
+    #[inline]
+    pub fn elementwise(
+        &self,
+        function: Elementwise,
+        operands: &[Arg<'_>],
+        site: Site,
+    ) -> Result<Tensor, Error> {
+        let lane = self.lane();
+        let Some((dtype, meta)) = same_shapes(function, operands) else {
+            return self.submit(&Op::Elementwise(function), operands, [Scalar(0); 2], site);
+        };
+        let epoch = lane.state.epoch();
+        let mut words = [0u64; 3];
+        let mut immediates = 0;
+        for (k, (operand, word)) in operands.iter().zip(&mut words).enumerate() {
+            *word = match operand {
+                Operand::Tensor(tensor) if tensor.is_ready_on(lane, epoch) => tensor.handle_word(),
+                Operand::Tensor(_) => {
+                    return self.submit(&Op::Elementwise(function), operands, [Scalar(0); 2], site);
+                }
+                Operand::Immediate(_, scalar) => {
+                    immediates |= 1 << k;
+                    scalar.0
+                }
+            };
+        }
+        let words = &words[..operands.len()];
+        let mut ring = lane.lock()?;
+        if ring.epoch != epoch {
+            drop(ring);
+            return self.submit(&Op::Elementwise(function), operands, [Scalar(0); 2], site);
+        }
+        let out = lane.name(&mut ring)?;
+        let mut encoder = ring.encoder.take().unwrap_or_default();
+        encoder.elementwise(function, dtype, out, site.0, words, immediates);
+        let value = ring.commit(&mut encoder, function.wire());
+        ring.encoder = Some(encoder);
+        match value {
+            Ok(value) => {
+                drop(ring);
+                Ok(Tensor::new(lane, out, Mark { epoch, value }, meta, None))
+            }
+            Err(_) => {
+                ring.give_free(out);
+                lane.make_room(ring)?;
+                self.submit(&Op::Elementwise(function), operands, [Scalar(0); 2], site)
+            }
+        }
+    }
+
+    /// Submits an operation. `immediates` are the scalars that belong to the operation itself, in its result's dtype:
+    /// the fill of `pad` and `full`, start and step of `iota`, the key of `random`.
+    pub fn submit(
+        &self,
+        op: &Op,
+        operands: &[Arg<'_>],
+        immediates: [Scalar; 2],
+        site: Site,
+    ) -> Result<Tensor, Error> {
+        self.submit_inner(op, operands, immediates, site)
+            .map_err(|error| match error.operation() {
+                None => error.of_operation(op.name()).at(site),
+                Some(_) => error,
+            })
+    }
+
+    fn submit_inner(
+        &self,
+        op: &Op,
+        operands: &[Arg<'_>],
+        immediates: [Scalar; 2],
+        site: Site,
+    ) -> Result<Tensor, Error> {
+        if operands.len() > OPERANDS_MAX {
+            return Err(Error::new(
+                Code::Attribute,
+                format!(
+                    "{} of {} operands: one request takes {OPERANDS_MAX}",
+                    op.name(),
+                    operands.len()
+                ),
+            ));
+        }
+        let metas: Vec<Meta> = operands.iter().map(meta_of).collect();
+        let meta = op.infer(&metas)?;
+        let dtype = record_dtype(operands, meta)?;
+        let lane = self.lane();
+        let mut error = None;
+        for _ in 0..ATTEMPTS {
+            let epoch = lane.state.epoch();
+            let brought = operands
+                .iter()
+                .map(|operand| {
+                    Ok(match operand {
+                        Operand::Tensor(tensor) => Operand::Tensor(lane.bring(tensor, site)?),
+                        Operand::Immediate(dtype, scalar) => Operand::Immediate(*dtype, *scalar),
+                    })
+                })
+                .collect::<Result<Vec<Operand<Tensor>>, Error>>()?;
+            let all_here = brought.iter().all(|operand| match operand {
+                Operand::Tensor(tensor) => tensor.epoch() == epoch,
+                Operand::Immediate(..) => true,
+            });
+            if !all_here {
+                // The engine ended between two of them: what the broker says about it comes first.
+                lane.core().look(std::time::Duration::from_millis(1))?;
+                continue;
+            }
+            let build = |out| {
+                let operands: Vec<Operand<Handle>> = brought
+                    .iter()
+                    .map(|operand| match operand {
+                        Operand::Tensor(tensor) => Operand::Tensor(tensor.handle()),
+                        Operand::Immediate(dtype, scalar) => Operand::Immediate(*dtype, *scalar),
+                    })
+                    .collect();
+                let compute = Compute::new(*op, dtype, out, &operands, immediates);
+                Request::Compute(compute.expect("the number of operands was checked"))
+            };
+            match lane.define(&build, code_of(op), meta, site, epoch) {
+                Ok(tensor) => {
+                    lane.note_uses(&brought, tensor.mark());
+                    return Ok(tensor);
+                }
+                Err(lost) if lost.code() == Code::Lost => error = Some(lost),
+                Err(other) => return Err(other),
+            }
+        }
+        Err(error.unwrap_or_else(|| lane.core().lost_error(lane.state.epoch())))
+    }
+}
+
+/// For operands of one shape, or scalars beside one tensor: the dtype of the record and what comes out. `None` leaves
+/// the decision, and the error message, to `Op::infer`.
+#[inline(always)]
+fn same_shapes(function: Elementwise, operands: &[Arg<'_>]) -> Option<(DType, Meta)> {
+    let info = function.info();
+    if operands.len() != usize::from(info.arity) || function == Elementwise::Select {
+        return None;
+    }
+    let mut first: Option<&Meta> = None;
+    for operand in operands {
+        if let Operand::Tensor(tensor) = operand {
+            match first {
+                None => first = Some(tensor.meta()),
+                Some(meta) if meta == tensor.meta() => {}
+                Some(_) => return None,
+            }
+        }
+    }
+    let meta = first?;
+    for operand in operands {
+        if let Operand::Immediate(dtype, _) = operand
+            && *dtype != meta.dtype
+        {
+            return None;
+        }
+    }
+    info.domain.contains(meta.dtype).then(|| {
+        (
+            meta.dtype,
+            Meta {
+                dtype: function.result(meta.dtype),
+                shape: meta.shape,
+            },
+        )
+    })
+}
+
+/// The dtype that stands in the record: that of its immediates.
+fn record_dtype(operands: &[Arg<'_>], meta: Meta) -> Result<DType, Error> {
+    let mut dtype = None;
+    for operand in operands {
+        if let Operand::Immediate(have, _) = operand {
+            if dtype.is_some_and(|dtype| dtype != *have) {
+                return Err(Error::new(
+                    Code::DTypes,
+                    "scalar operands of one request must have one dtype: make one of them a tensor",
+                ));
+            }
+            dtype = Some(*have);
+        }
+    }
+    Ok(dtype.unwrap_or_else(|| {
+        operands
+            .iter()
+            .map(meta_of)
+            .next_back()
+            .map_or(meta.dtype, |last| last.dtype)
+    }))
+}
+
+fn code_of(op: &Op) -> u16 {
+    match op {
+        Op::Elementwise(function) => function.wire(),
+        Op::Cast(_) => opcode::CAST,
+        Op::Reduce { .. } => opcode::REDUCE,
+        Op::Scan { .. } => opcode::SCAN,
+        Op::Contract { .. } => opcode::CONTRACT,
+        Op::Reshape(_) => opcode::RESHAPE,
+        Op::Permute(_) => opcode::PERMUTE,
+        Op::Slice { .. } => opcode::SLICE,
+        Op::Expand(_) => opcode::EXPAND,
+        Op::Window { .. } => opcode::WINDOW,
+        Op::Pad { .. } => opcode::PAD,
+        Op::Concat { .. } => opcode::CONCAT,
+        Op::Gather { .. } => opcode::GATHER,
+        Op::Scatter { .. } => opcode::SCATTER,
+        Op::Copy => opcode::COPY,
+        Op::Full(_) => opcode::FULL,
+        Op::Iota { .. } => opcode::IOTA,
+        Op::Random { .. } => opcode::RANDOM,
+    }
+}
+
+impl Lane {
+    /// Pushes a request that makes a tensor, waiting where the ring is full.
+    pub(crate) fn define(
+        self: &Arc<Self>,
+        build: &dyn Fn(Handle) -> Request,
+        code: u16,
+        meta: Meta,
+        site: Site,
+        epoch: u32,
+    ) -> Result<Tensor, Error> {
+        let (out, mark) = self.define_name(build, code, site, epoch)?;
+        Ok(Tensor::new(self, out, mark, meta, None))
+    }
+
+    pub(crate) fn define_name(
+        &self,
+        build: &dyn Fn(Handle) -> Request,
+        code: u16,
+        site: Site,
+        epoch: u32,
+    ) -> Result<(Handle, Mark), Error> {
+        loop {
+            let mut ring = self.lock()?;
+            if ring.epoch != epoch {
+                return Err(self.core().lost_error(epoch));
+            }
+            let out = self.name(&mut ring)?;
+            match ring.push(&build(out), code, site) {
+                Ok(Ok(value)) => return Ok((out, Mark { epoch, value })),
+                Ok(Err(_)) => {
+                    ring.give_free(out);
+                    self.make_room(ring)?;
+                }
+                Err(too_long) => {
+                    ring.give_free(out);
+                    return Err(Error::new(
+                        Code::BadRecord,
+                        format!("{too_long}: give it fewer operands"),
+                    ));
+                }
+            }
+        }
+    }
+
+    /// A tensor that a record of this queue can name: itself, or the same constant bound again.
+    pub(crate) fn bring(self: &Arc<Self>, tensor: &Tensor, site: Site) -> Result<Tensor, Error> {
+        let home = tensor.lane();
+        if Arc::ptr_eq(home, self) && tensor.epoch() == self.state.epoch() {
+            return Ok(tensor.clone());
+        }
+        if !Arc::ptr_eq(home.core(), self.core()) {
+            return self.adopt(tensor, site);
+        }
+        if tensor.epoch() != home.state.epoch() {
+            home.bind_again(tensor, site)?;
+        }
+        if !Arc::ptr_eq(&home.state, &self.state) {
+            self.order_behind(home, tensor.mark())?;
+        }
+        Ok(tensor.clone())
+    }
+
+    /// Binds a constant of an ended epoch under a new name.
+    fn bind_again(&self, tensor: &Tensor, site: Site) -> Result<(), Error> {
+        let Some(constant) = tensor.constant() else {
+            return Err(self.core().lost_error(tensor.epoch()).at(site));
+        };
+        let (meta, hash) = (*tensor.meta(), constant.hash);
+        let epoch = self.state.epoch();
+        let build = |out| Request::Bind { out, meta, hash };
+        let (out, mark) = self.define_name(&build, opcode::BIND, site, epoch)?;
+        let mut ring = self.lock()?;
+        if tensor.epoch() == mark.epoch {
+            // Another thread was faster; this name was for nothing.
+            ring.release(out, mark.epoch, Vec::new(), false);
+        } else {
+            tensor.rebind(out, mark);
+        }
+        Ok(())
+    }
+
+    /// Binds a constant of another session, or of the parent process, in this one.
+    fn adopt(self: &Arc<Self>, tensor: &Tensor, site: Site) -> Result<Tensor, Error> {
+        let Some(constant) = tensor.constant() else {
+            return Err(tensor.foreign_error(site));
+        };
+        // In a forked child the lock may be held for good by a thread that is not there.
+        let mut adopted = match constant.adopted.try_lock() {
+            Ok(adopted) => Some(adopted),
+            Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
+            Err(TryLockError::WouldBlock) => None,
+        };
+        if let Some(known) = adopted.as_deref().and_then(Option::as_ref)
+            && Arc::ptr_eq(known.lane().core(), self.core())
+        {
+            let known = known.clone();
+            drop(adopted);
+            return self.bring(&known, site);
+        }
+        let (meta, hash) = (*tensor.meta(), constant.hash);
+        let epoch = self.state.epoch();
+        let build = |out| Request::Bind { out, meta, hash };
+        let (out, mark) = self.define_name(&build, opcode::BIND, site, epoch)?;
+        let bound = Tensor::new(self, out, mark, meta, Some(hash));
+        if let Some(adopted) = adopted.as_deref_mut() {
+            *adopted = Some(bound.clone());
+        }
+        Ok(bound)
+    }
+
+    /// Orders this queue behind a point of another queue of the session, once.
+    fn order_behind(&self, home: &Lane, mark: Mark) -> Result<(), Error> {
+        home.state.ring().publish();
+        loop {
+            let mut ring = self.lock()?;
+            let number = home.state.number;
+            let behind = ring.waited_for.get(&number).copied().unwrap_or(0);
+            if ring.epoch != mark.epoch || behind >= mark.value {
+                return Ok(());
+            }
+            let request = Request::WaitQueue {
+                queue: number,
+                value: mark.value,
+                timeout_us: WAIT_QUEUE_TIMEOUT_US,
+            };
+            let pushed = ring
+                .push(&request, opcode::WAIT_QUEUE, Site::UNKNOWN)
+                .expect("a wait has few words");
+            if pushed.is_ok() {
+                ring.waited_for.insert(number, mark.value);
+                return Ok(());
+            }
+            self.make_room(ring)?;
+        }
+    }
+
+    /// Remembers which tensors of other queues a record of this queue names.
+    fn note_uses(self: &Arc<Self>, operands: &[Operand<Tensor>], mark: Mark) {
+        for operand in operands {
+            if let Operand::Tensor(tensor) = operand
+                && !Arc::ptr_eq(&tensor.lane().state, &self.state)
+            {
+                let completion = self.state.ring().segments.completion.clone();
+                tensor.add_use(ForeignUse {
+                    reader: Reader::new(completion),
+                    mark,
+                });
+            }
+        }
+    }
+}

@@ -1,0 +1,218 @@
+//! Tensors: names of values in the daemon, with their dtype and shape.
+
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Instant;
+
+use tensord_shm::dtype::DType;
+use tensord_shm::error::Code;
+use tensord_shm::handle::Handle;
+use tensord_shm::layout::Shape;
+use tensord_shm::op::Meta;
+
+use crate::error::Error;
+use crate::lane::Lane;
+use crate::ring::{ForeignUse, Mark};
+use crate::session::Session;
+use crate::site::Site;
+
+/// Values of at least so many bytes are released at once; smaller ones with the next record.
+const AT_ONCE_BYTES: u64 = 1 << 20;
+
+/// An immutable value in the daemon. Clones share it; with the last one its name is released, and if nobody needed
+/// the value by then it is never computed.
+#[derive(Clone)]
+pub struct Tensor(pub(crate) Arc<Body>);
+
+pub(crate) struct Body {
+    /// Taken only by `drop`.
+    lane: Option<Arc<Lane>>,
+    /// Changes only when a constant is bound again.
+    handle: AtomicU64,
+    value: AtomicU64,
+    epoch: AtomicU32,
+    meta: Meta,
+    uses: OnceLock<Box<Mutex<Vec<ForeignUse>>>>,
+    constant: Option<Box<Constant>>,
+}
+
+/// What a constant is beyond a tensor.
+pub(crate) struct Constant {
+    /// BLAKE3 of its bytes, row-major.
+    pub hash: [u8; 32],
+    /// The same constant, bound in another session that used this tensor (a forked child's).
+    pub adopted: Mutex<Option<Tensor>>,
+}
+
+impl Tensor {
+    #[inline]
+    pub(crate) fn new(
+        lane: &Arc<Lane>,
+        handle: Handle,
+        mark: Mark,
+        meta: Meta,
+        constant: Option<[u8; 32]>,
+    ) -> Tensor {
+        Tensor(Arc::new(Body {
+            lane: Some(Arc::clone(lane)),
+            handle: AtomicU64::new(handle.wire()),
+            value: AtomicU64::new(mark.value),
+            epoch: AtomicU32::new(mark.epoch),
+            meta,
+            uses: OnceLock::new(),
+            constant: constant.map(|hash| {
+                Box::new(Constant {
+                    hash,
+                    adopted: Mutex::new(None),
+                })
+            }),
+        }))
+    }
+
+    /// Element type.
+    #[inline]
+    pub fn dtype(&self) -> DType {
+        self.0.meta.dtype
+    }
+
+    /// Sizes of the axes.
+    #[inline]
+    pub fn shape(&self) -> &Shape {
+        &self.0.meta.shape
+    }
+
+    /// Dtype and shape.
+    #[inline]
+    pub fn meta(&self) -> &Meta {
+        &self.0.meta
+    }
+
+    /// Number of bytes of the value, row-major.
+    pub fn byte_count(&self) -> u64 {
+        self.0.meta.shape.count() * self.0.meta.dtype.size() as u64
+    }
+
+    /// Is it shared by content?
+    pub fn is_constant(&self) -> bool {
+        self.0.constant.is_some()
+    }
+
+    /// The session and queue that made it.
+    pub fn session(&self) -> Session {
+        Session::over(Arc::clone(self.lane()))
+    }
+
+    /// When it will be there, on its queue's timeline.
+    pub fn mark(&self) -> Mark {
+        Mark {
+            epoch: self.0.epoch.load(Ordering::Acquire),
+            value: self.0.value.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Waits until the value is there. The error names the operation that failed first and the line that asked for it.
+    pub fn wait(&self) -> Result<(), Error> {
+        self.wait_until(None)
+    }
+
+    /// As `wait`, with a deadline.
+    pub fn wait_until(&self, deadline: Option<Instant>) -> Result<(), Error> {
+        self.lane()
+            .wait(self.mark(), deadline)
+            .map_err(|error| error.with_result(self.0.meta))
+    }
+
+    #[inline(always)]
+    pub(crate) fn lane(&self) -> &Arc<Lane> {
+        self.0.lane.as_ref().expect("present until dropped")
+    }
+
+    pub(crate) fn constant(&self) -> Option<&Constant> {
+        self.0.constant.as_deref()
+    }
+
+    #[inline(always)]
+    pub(crate) fn handle_word(&self) -> u64 {
+        self.0.handle.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn handle(&self) -> Handle {
+        Handle::from_wire(self.handle_word()).expect("only real handles are stored")
+    }
+
+    #[inline(always)]
+    pub(crate) fn epoch(&self) -> u32 {
+        // SYNC: pairs with the Release in `rebind`: who sees the epoch sees the handle that belongs to it.
+        self.0.epoch.load(Ordering::Acquire)
+    }
+
+    /// Can a record of this queue in this epoch name it as it is?
+    #[inline(always)]
+    pub(crate) fn is_ready_on(&self, lane: &Arc<Lane>, epoch: u32) -> bool {
+        Arc::ptr_eq(self.lane(), lane) && self.epoch() == epoch
+    }
+
+    /// Names the same constant in a new epoch. Under the lock of its queue's ring.
+    pub(crate) fn rebind(&self, handle: Handle, mark: Mark) {
+        self.0.handle.store(handle.wire(), Ordering::Relaxed);
+        self.0.value.store(mark.value, Ordering::Relaxed);
+        // SYNC: pairs with the Acquire in `epoch`.
+        self.0.epoch.store(mark.epoch, Ordering::Release);
+    }
+
+    /// Remembers that a record of another queue names it.
+    pub(crate) fn add_use(&self, used: ForeignUse) {
+        let uses = self.0.uses.get_or_init(Box::default);
+        uses.lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(used);
+    }
+
+    /// Why it cannot be used on a session that did not make it.
+    pub(crate) fn foreign_error(&self, site: Site) -> Error {
+        let message = if self.lane().is_foreign() {
+            format!(
+                "a tensor ({} {}) of the parent process, from before fork(), cannot be used in the child: upload its value here, or make it with \
+                 constant(), which the child may use",
+                self.dtype(),
+                self.shape()
+            )
+        } else {
+            format!(
+                "a tensor ({} {}) of another session cannot be used here: upload its value in this session, or make it with constant()",
+                self.dtype(),
+                self.shape()
+            )
+        };
+        Error::new(Code::BadHandle, message).at(site)
+    }
+}
+
+impl Drop for Body {
+    #[inline]
+    fn drop(&mut self) {
+        let Some(lane) = self.lane.take() else { return };
+        if lane.is_foreign() {
+            // A forked child must not touch its parent's locks and rings, not even to release.
+            std::mem::forget(lane);
+            return;
+        }
+        let handle = Handle::from_wire(*self.handle.get_mut());
+        let uses = self.uses.take().map_or_else(Vec::new, |uses| {
+            uses.into_inner().unwrap_or_else(PoisonError::into_inner)
+        });
+        let bytes = self.meta.shape.count() * self.meta.dtype.size() as u64;
+        if let Some(handle) = handle {
+            let epoch = *self.epoch.get_mut();
+            lane.state
+                .ring()
+                .release(handle, epoch, uses, bytes >= AT_ONCE_BYTES);
+        }
+    }
+}
+
+impl std::fmt::Debug for Tensor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Tensor({} {})", self.dtype(), self.shape())
+    }
+}
