@@ -99,7 +99,7 @@ pub struct Hello {
     pub fuse: bool,
     /// Whether requests of this session may share launches with others.
     pub batch: bool,
-    /// Whether the first queue comes with an eventfd on which the engine announces progress.
+    /// Whether the first queue comes with a notice, for a client that sleeps in epoll.
     pub notify: bool,
     /// Wanted slots of the first queue's ring; 0 leaves it to the daemon, which also rounds and bounds it.
     pub slot_count: u32,
@@ -133,7 +133,7 @@ impl Default for Hello {
 pub struct QueueRequest {
     /// Wanted slots of the ring; 0 leaves it to the daemon, which also rounds and bounds it.
     pub slot_count: u32,
-    /// Whether the queue comes with an eventfd on which the engine announces progress.
+    /// Whether the queue comes with a notice, for a client that sleeps in epoll.
     pub notify: bool,
 }
 
@@ -196,8 +196,9 @@ pub struct SessionLimits {
 
 /// A queue and the size of its shared memory, which comes by message and never out of shared memory.
 ///
-/// File descriptors, in this order: submission segment, completion segment, doorbell eventfd, and the notify
-/// eventfd where one was asked for. In [`Reply::Epoch`] only the first two: the eventfds stay.
+/// File descriptors, in this order: submission segment, completion segment, doorbell eventfd, and the receiving
+/// end of the notice where one was asked for (see [`crate::doorbell`]). In [`Reply::Epoch`] only the first two: the
+/// others stay.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct QueueGrant {
     /// The queue's number in its session, from 0.
@@ -247,7 +248,8 @@ pub struct StagingGrant {
 pub struct EngineLost {
     /// The epoch that ended.
     pub epoch: u32,
-    /// Requests of this session that were lost with it.
+    /// About how many requests of this session were lost with it: slots published and not given back, as the broker
+    /// saw them. The client library knows the exact number.
     pub lost: u64,
     /// Whether this session's own work was running when it ended.
     pub blamed: bool,

@@ -1,0 +1,276 @@
+//! What runs, as JSON: the engines' counters with the broker's sessions, as far as the asker may see them.
+//!
+//! Engines are asked in rounds: whoever asks while a round is out waits for the next, so a client that asks in a loop
+//! costs an engine one answer at a time. On a tenant's socket the sessions of its own tenant are listed, and all
+//! others appear as one sum.
+
+use std::collections::{HashMap, HashSet};
+use std::fs::File;
+use std::io::{Read, Seek, Write};
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use nix::fcntl::{FcntlArg, SealFlag, fcntl};
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use serde_json::{Map, Value, json};
+use tensord_shm::control::{Class, ControlError, Reply};
+use tensord_shm::error::Code;
+
+use super::Broker;
+use super::session::Session;
+use crate::limits::STAT_WAIT_MS;
+use crate::link::EngineOrder;
+
+/// A session's own figures, which the engine knows; absent ones are zero.
+const FIGURES: [&str; 5] = [
+    "device_us",
+    "wait_us",
+    "requests",
+    "requests_in_flight",
+    "device_bytes",
+];
+
+/// Who waits for an answer, and what has come so far.
+#[derive(Default)]
+pub(super) struct StatRound {
+    token: u64,
+    asking: Vec<(u64, u64)>,
+    next: Vec<(u64, u64)>,
+    missing: HashSet<u32>,
+    answers: HashMap<u32, Value>,
+    deadline: Option<Instant>,
+}
+
+impl StatRound {
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        self.deadline
+    }
+
+    pub(super) fn forget(&mut self, session: u64) {
+        self.asking.retain(|(id, _)| *id != session);
+        self.next.retain(|(id, _)| *id != session);
+    }
+
+    pub(super) fn engine_went(&mut self, engine: u32) {
+        self.missing.remove(&engine);
+    }
+
+    pub(super) fn answer(&mut self, engine: u32, token: u64, mut fds: Vec<OwnedFd>) {
+        let Some(memory) = fds.pop().filter(|_| token == self.token) else {
+            return;
+        };
+        match read_json(memory) {
+            Ok(value) => drop(self.answers.insert(engine, value)),
+            Err(error) => tracing::warn!(engine, "an engine's counters cannot be read: {error}"),
+        }
+        self.missing.remove(&engine);
+    }
+}
+
+fn read_json(memory: OwnedFd) -> anyhow::Result<Value> {
+    let mut file = File::from(memory);
+    file.rewind()?;
+    let mut text = String::new();
+    file.read_to_string(&mut text)?;
+    Ok(serde_json::from_str(&text)?)
+}
+
+impl Broker {
+    pub(super) fn ask_stat(&mut self, id: u64, sequence: u64) {
+        if !self.stat.next.contains(&(id, sequence)) && !self.stat.asking.contains(&(id, sequence))
+        {
+            self.stat.next.push((id, sequence));
+        }
+        self.begin_stat();
+    }
+
+    fn begin_stat(&mut self) {
+        if self.stat.deadline.is_some() || self.stat.next.is_empty() {
+            return;
+        }
+        self.stat.token += 1;
+        self.stat.asking = std::mem::take(&mut self.stat.next);
+        self.stat.answers.clear();
+        self.stat.deadline = Some(Instant::now() + Duration::from_millis(STAT_WAIT_MS));
+        let token = self.stat.token;
+        let engines: Vec<u32> = self.engines.keys().copied().collect();
+        self.stat.missing = engines
+            .into_iter()
+            .filter(|engine| self.order(*engine, &EngineOrder::Stat { token }, &[]))
+            .collect();
+        self.finish_stat(false);
+    }
+
+    /// Answers when every engine has, or when the wait is over: an engine that does not answer is shown as such.
+    pub(super) fn finish_stat(&mut self, now: bool) {
+        let Some(deadline) = self.stat.deadline else {
+            return;
+        };
+        if !now && !self.stat.missing.is_empty() && Instant::now() < deadline {
+            return;
+        }
+        self.stat.deadline = None;
+        for (id, sequence) in std::mem::take(&mut self.stat.asking) {
+            let Some(session) = self.sessions.get(&id) else {
+                continue;
+            };
+            let seen = if session.admin {
+                None
+            } else {
+                Some(session.tenant)
+            };
+            let text = self.stat_text(seen);
+            let (body, fds) = match sealed(&text) {
+                Ok(memory) => (
+                    Reply::Stat {
+                        bytes: text.len() as u64,
+                    },
+                    vec![Rc::new(memory)],
+                ),
+                Err(error) => (
+                    Reply::Error(ControlError::new(
+                        Code::Limit,
+                        format!("no memory for the answer: {error}"),
+                    )),
+                    Vec::new(),
+                ),
+            };
+            self.reply(id, sequence, body, &fds);
+        }
+        self.begin_stat();
+    }
+
+    /// The whole answer; `seen` is the one tenant whose sessions are listed, or all.
+    fn stat_text(&self, seen: Option<u32>) -> String {
+        let figures = self.session_figures();
+        let mut sessions = Vec::new();
+        let mut others: HashMap<&str, u64> = HashMap::new();
+        let mut open: Vec<&Session> = self
+            .sessions
+            .values()
+            .filter(|session| session.record.open)
+            .collect();
+        open.sort_by_key(|session| session.id);
+        for session in open {
+            let figures = figures.get(&session.id);
+            if seen.is_none_or(|tenant| tenant == session.tenant) {
+                sessions.push(self.session_json(session, figures.copied()));
+                continue;
+            }
+            *others.entry("sessions").or_default() += 1;
+            for name in FIGURES {
+                let value = figures
+                    .and_then(|figures| figures.get(name))
+                    .and_then(Value::as_u64)
+                    .unwrap_or(0);
+                *others.entry(name).or_default() += value;
+            }
+        }
+        let mut numbers: Vec<u32> = self.engines.keys().copied().collect();
+        numbers.sort_unstable();
+        let engines: Vec<Value> = numbers
+            .into_iter()
+            .filter(|number| {
+                let tenant = self.engines[number].tenant;
+                seen.is_none() || tenant.is_none() || tenant == seen
+            })
+            .map(|number| self.engine_json(number, seen.is_none()))
+            .collect();
+        let mut daemon = json!({ "version": env!("CARGO_PKG_VERSION"), "draining": self.draining });
+        if seen.is_none() {
+            daemon["protocol_errors"] = self.faults.into();
+            daemon["tenants"] = self.tenants.len().into();
+            daemon["connections"] = self.sessions.len().into();
+        }
+        let mut all = json!({ "engines": engines, "sessions": sessions, "daemon": daemon });
+        if seen.is_some() {
+            all["others"] = json!(others);
+        }
+        all.to_string()
+    }
+
+    /// What engines know of each session, by its number.
+    fn session_figures(&self) -> HashMap<u64, &Map<String, Value>> {
+        let lists = self
+            .stat
+            .answers
+            .values()
+            .filter_map(|answer| answer.get("sessions")?.as_array());
+        lists
+            .flatten()
+            .filter_map(|session| Some((session.get("id")?.as_u64()?, session.as_object()?)))
+            .collect()
+    }
+
+    fn session_json(&self, session: &Session, figures: Option<&Map<String, Value>>) -> Value {
+        let record = &session.record;
+        let mut row = figures.cloned().unwrap_or_default();
+        for name in FIGURES {
+            row.entry(name).or_insert_with(|| 0.into());
+        }
+        let staging: u64 = session.arenas.iter().map(|arena| arena.bytes).sum();
+        let own = json!({
+            "id": session.id,
+            "pid": record.pid,
+            "uid": record.uid,
+            "tenant": self.tenants.get(&session.tenant).map_or("", |tenant| &tenant.name),
+            "command": record.command,
+            "name": record.name,
+            "class": Class::from_wire(record.class).unwrap_or_default().name(),
+            "weight": record.weight,
+            "queues": session.queues.len(),
+            "staging_bytes": staging,
+        });
+        if let Value::Object(own) = own {
+            row.extend(own);
+        }
+        Value::Object(row)
+    }
+
+    fn engine_json(&self, number: u32, all: bool) -> Value {
+        let engine = &self.engines[&number];
+        let mut row = match self.stat.answers.get(&number) {
+            Some(Value::Object(answer)) => answer.clone(),
+            _ => Map::new(),
+        };
+        row.remove("sessions");
+        row.insert(
+            "responding".into(),
+            self.stat.answers.contains_key(&number).into(),
+        );
+        row.insert("engine".into(), number.into());
+        row.insert("epoch".into(), engine.epoch.into());
+        row.entry("device")
+            .or_insert_with(|| engine.device.clone().into());
+        if all {
+            row.insert("pid".into(), engine.pid.into());
+        }
+        if let Value::Object(counters) = row.entry("counters").or_insert_with(|| json!({})) {
+            // An engine's own losses are what it cannot count.
+            let counted = counters
+                .get("requests_lost")
+                .and_then(Value::as_u64)
+                .unwrap_or(0);
+            counters.insert("requests_lost".into(), (counted + engine.lost).into());
+        }
+        Value::Object(row)
+    }
+}
+
+/// Text in memory that its reader cannot change, nor can anybody else.
+fn sealed(text: &str) -> std::io::Result<OwnedFd> {
+    let memory = memfd_create(
+        c"tensord-stat",
+        MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING,
+    )?;
+    let mut file = File::from(memory);
+    file.write_all(text.as_bytes())?;
+    file.rewind()?;
+    let seals = SealFlag::F_SEAL_WRITE
+        | SealFlag::F_SEAL_GROW
+        | SealFlag::F_SEAL_SHRINK
+        | SealFlag::F_SEAL_SEAL;
+    fcntl(&file, FcntlArg::F_ADD_SEALS(seals))?;
+    Ok(file.into())
+}

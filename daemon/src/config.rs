@@ -1,0 +1,558 @@
+//! The configuration: one TOML file, every field with its unit, default and range.
+//!
+//! An unknown field is an error, and so is a value outside its range; both name the field. `daemon/systemd/tensord.toml`
+//! is an example with every field at its default, and a test holds it to that. What SIGHUP may change: `log`,
+//! `drain_s`, `[[listen]]`, `[limits]` and `[class]`; everything else needs a restart and says so.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use tensord_shm::address;
+use tensord_shm::control::{Class, SessionLimits, WEIGHT_MAX};
+use tensord_shm::segment::{SLOT_COUNT_DEFAULT, SLOT_COUNT_MAX, SLOT_COUNT_MIN, STAGING_BYTES_MAX};
+
+use crate::limits;
+
+/// The whole file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// Device: `cpu`. Default `cpu`.
+    pub device: String,
+    /// `device`: one engine, everything merges. `tenant`: an engine per tenant, nothing merges across tenants.
+    pub isolation: Isolation,
+    /// Log filter, as `tracing` directives: `info`, `warn,tensord_daemon::broker=debug`. Default `info`.
+    pub log: String,
+    /// Seconds that SIGTERM gives accepted work to finish. Default 10, range 0 to 3600.
+    pub drain_s: u32,
+    /// Seconds without a session after which the daemon ends by itself; 0 is never. Default 0, range 0 to 86400.
+    pub exit_idle_s: u32,
+    /// Listening sockets. Default: one, at the default path, tenant `uid`.
+    pub listen: Vec<Listen>,
+    /// Path of the administration socket. Default: `tensord-admin.sock` beside the first listening socket.
+    pub admin_path: Option<PathBuf>,
+    /// Limits.
+    pub limits: Limits,
+    /// Ceilings of class and weight that every tenant has.
+    pub class: ClassCeiling,
+    /// The engine.
+    pub engine: EngineConfig,
+    /// Whether the processes confine themselves after start. Default true; false is for debugging alone.
+    pub sandbox: bool,
+}
+
+/// How engines are divided.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Isolation {
+    /// One engine per device.
+    #[default]
+    Device,
+    /// One engine per tenant and device.
+    Tenant,
+}
+
+/// A listening socket.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Listen {
+    /// Path of the socket; absolute.
+    pub path: PathBuf,
+    /// Permission bits of the socket. Default 0o600, and 0o666 under root: identity is the peer's uid, not the bits.
+    #[serde(default = "default_mode")]
+    pub mode: u32,
+    /// Which tenant a peer is: `uid`, `cgroup`, or `name:NAME` for everybody who connects here. Default `uid`.
+    #[serde(default)]
+    pub tenant: TenantRule,
+}
+
+/// How a listening socket names tenants.
+#[derive(Clone, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum TenantRule {
+    /// The peer's uid.
+    #[default]
+    Uid,
+    /// The peer's cgroup at the time when it connects.
+    Cgroup,
+    /// Everybody who connects here is this one tenant.
+    Name(String),
+}
+
+impl TryFrom<String> for TenantRule {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<TenantRule, String> {
+        match text.as_str() {
+            "uid" => Ok(TenantRule::Uid),
+            "cgroup" => Ok(TenantRule::Cgroup),
+            other => match other.strip_prefix("name:") {
+                Some(name)
+                    if !name.is_empty()
+                        && name.len() <= 64
+                        && name.chars().all(is_name_character) =>
+                {
+                    Ok(TenantRule::Name(name.to_owned()))
+                }
+                _ => Err(format!(
+                    "tenant {text:?}: must be \"uid\", \"cgroup\" or \"name:NAME\" with 1 to 64 of a-z A-Z 0-9 . _ -"
+                )),
+            },
+        }
+    }
+}
+
+fn is_name_character(character: char) -> bool {
+    character.is_ascii_alphanumeric() || "._-".contains(character)
+}
+
+impl From<TenantRule> for String {
+    fn from(rule: TenantRule) -> String {
+        match rule {
+            TenantRule::Uid => "uid".to_owned(),
+            TenantRule::Cgroup => "cgroup".to_owned(),
+            TenantRule::Name(name) => format!("name:{name}"),
+        }
+    }
+}
+
+fn default_mode() -> u32 {
+    if nix::unistd::Uid::effective().is_root() {
+        0o666
+    } else {
+        0o600
+    }
+}
+
+/// Limits on what clients may hold.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Limits {
+    /// Sessions in all. Default 4096, range 1 to 65536.
+    pub sessions: u32,
+    /// Sessions of one tenant. Default 4096, range 1 to 65536.
+    pub tenant_sessions: u32,
+    /// Queues of one session. Default 16, range 1 to 64.
+    pub queues: u32,
+    /// Slots of 64 bytes of a ring that asks for no size. Default 256, a power of two from 32 to 65536.
+    pub ring_slots: u32,
+    /// Slots of the largest ring that a client may ask for. Default 4096, a power of two from 32 to 65536.
+    pub ring_slots_max: u32,
+    /// Staging bytes of one session. Default 1 GiB, range 4096 to 1 TiB.
+    pub session_staging_bytes: u64,
+    /// Staging bytes of one tenant. Default 8 GiB, range 4096 to 1 TiB.
+    pub tenant_staging_bytes: u64,
+    /// Live handles of one session. Default 1048576, range 16 to 16777216.
+    pub handles: u32,
+    /// Requests in flight of one session. Default 65536, range 1 to 1048576.
+    pub requests_in_flight: u32,
+    /// Device bytes of one session. Default 1 TiB (the device's memory is the limit), range 4096 to 1 TiB.
+    pub session_device_bytes: u64,
+    /// Device bytes of one tenant. Default 1 TiB, range 4096 to 1 TiB.
+    pub tenant_device_bytes: u64,
+}
+
+/// The best that a tenant's sessions may ask for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ClassCeiling {
+    /// Highest class: `idle`, `normal` or `realtime`. Default `normal`. Asking for more gives this.
+    pub highest: String,
+    /// Greatest weight. Default 1000, range 1 to 10000. Asking for more gives this.
+    pub weight_max: u32,
+}
+
+/// What the engine is told.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct EngineConfig {
+    /// Microseconds without work after which the engine sleeps. Default 50, range 0 to 100000.
+    pub park_us: u32,
+    /// Microseconds of a producer's silence after which its work is ready. Default 30, range 0 to 100000.
+    pub quiet_us: u32,
+    /// Microseconds that ready work may at most be held for partners. Default 200, range 0 to 100000.
+    pub hold_us: u32,
+    /// Microseconds after which the scheduler chooses again. Default 2000, range 100 to 1000000.
+    pub slice_us: u32,
+    /// Worker threads beside the engine's own; 0 is one less than the cores. Default 0, range 0 to 1024.
+    pub threads: u32,
+    /// Instruction set: `auto`, `avx512`, `avx2`, `neon` or `portable`. Default `auto`.
+    pub simd: String,
+    /// Bytes of memory that the device may hold; 0 is three quarters of the machine's. Default 0.
+    pub device_bytes: u64,
+}
+
+impl Default for Config {
+    fn default() -> Config {
+        Config {
+            device: "cpu".to_owned(),
+            isolation: Isolation::Device,
+            log: "info".to_owned(),
+            drain_s: 10,
+            exit_idle_s: 0,
+            listen: Vec::new(),
+            admin_path: None,
+            limits: Limits::default(),
+            class: ClassCeiling::default(),
+            engine: EngineConfig::default(),
+            sandbox: true,
+        }
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits {
+            sessions: limits::SESSIONS_DEFAULT,
+            tenant_sessions: limits::SESSIONS_DEFAULT,
+            queues: limits::QUEUES_DEFAULT,
+            ring_slots: SLOT_COUNT_DEFAULT,
+            ring_slots_max: 4_096,
+            session_staging_bytes: limits::SESSION_STAGING_BYTES_DEFAULT,
+            tenant_staging_bytes: limits::TENANT_STAGING_BYTES_DEFAULT,
+            handles: limits::HANDLES_DEFAULT,
+            requests_in_flight: limits::REQUESTS_DEFAULT,
+            session_device_bytes: limits::DEVICE_BYTES_DEFAULT,
+            tenant_device_bytes: limits::DEVICE_BYTES_DEFAULT,
+        }
+    }
+}
+
+impl Limits {
+    /// What a session is told of them.
+    pub fn of_session(&self) -> SessionLimits {
+        SessionLimits {
+            queues: self.queues,
+            handles: self.handles,
+            requests_in_flight: self.requests_in_flight,
+            staging_arenas: limits::STAGING_ARENAS_MAX,
+            staging_bytes: self.session_staging_bytes,
+            device_bytes: self.session_device_bytes,
+        }
+    }
+}
+
+impl Default for ClassCeiling {
+    fn default() -> ClassCeiling {
+        ClassCeiling {
+            highest: Class::Normal.name().to_owned(),
+            weight_max: 1_000,
+        }
+    }
+}
+
+impl ClassCeiling {
+    /// The highest class; `check` has made sure that the name is one.
+    pub fn class(&self) -> Class {
+        Class::from_name(&self.highest).unwrap_or_default()
+    }
+}
+
+impl Default for EngineConfig {
+    fn default() -> EngineConfig {
+        EngineConfig {
+            park_us: 50,
+            quiet_us: 30,
+            hold_us: 200,
+            slice_us: 2_000,
+            threads: 0,
+            simd: "auto".to_owned(),
+            device_bytes: 0,
+        }
+    }
+}
+
+/// Why a configuration cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("configuration {path}: {source}")]
+    Read {
+        /// Which file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The file is not TOML, or has a field that is unknown or of the wrong type.
+    #[error("configuration {path}: {source}")]
+    Parse {
+        /// Which file.
+        path: PathBuf,
+        /// Where and what.
+        source: Box<toml::de::Error>,
+    },
+    /// A number outside its range.
+    #[error("configuration: {field} is {value}; the range is {least} to {greatest}")]
+    Range {
+        /// Which field.
+        field: &'static str,
+        /// What it held.
+        value: u64,
+        /// The least that may stand there.
+        least: u64,
+        /// The greatest that may stand there.
+        greatest: u64,
+    },
+    /// Anything else.
+    #[error("configuration: {0}")]
+    Other(String),
+}
+
+impl Config {
+    /// Reads and checks a file.
+    pub fn read(path: &Path) -> Result<Config, ConfigError> {
+        let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read {
+            path: path.to_owned(),
+            source,
+        })?;
+        let config: Config = toml::from_str(&text).map_err(|source| ConfigError::Parse {
+            path: path.to_owned(),
+            source: Box::new(source),
+        })?;
+        config.check()?;
+        Ok(config)
+    }
+
+    /// Where the first tenants' socket stands.
+    pub fn first_path(&self) -> PathBuf {
+        self.listen
+            .first()
+            .map_or_else(address::default_socket, |listen| listen.path.clone())
+    }
+
+    /// The listening sockets, the default one where none is named.
+    pub fn sockets(&self) -> Vec<Listen> {
+        if self.listen.is_empty() {
+            vec![Listen {
+                path: address::default_socket(),
+                mode: default_mode(),
+                tenant: TenantRule::Uid,
+            }]
+        } else {
+            self.listen.clone()
+        }
+    }
+
+    /// Makes `path` the first tenants' socket, as `--socket` asks.
+    pub fn set_socket(&mut self, path: PathBuf) {
+        match self.listen.first_mut() {
+            Some(first) => first.path = path,
+            None => self.listen.push(Listen {
+                path,
+                mode: default_mode(),
+                tenant: TenantRule::Uid,
+            }),
+        }
+    }
+
+    /// Where the administration socket stands.
+    pub fn admin_socket(&self) -> PathBuf {
+        self.admin_path
+            .clone()
+            .unwrap_or_else(|| address::admin_beside(&self.first_path()))
+    }
+
+    /// Checks every range.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        let limits = &self.limits;
+        let engine = &self.engine;
+        let staging_max = STAGING_BYTES_MAX;
+        let sessions_max = u64::from(limits::SESSIONS_MAX);
+        let slots = (u64::from(SLOT_COUNT_MIN), u64::from(SLOT_COUNT_MAX));
+        let ranges: [(&'static str, u64, u64, u64); 18] = [
+            ("drain_s", self.drain_s.into(), 0, 3_600),
+            ("exit_idle_s", self.exit_idle_s.into(), 0, 86_400),
+            ("limits.sessions", limits.sessions.into(), 1, sessions_max),
+            (
+                "limits.tenant_sessions",
+                limits.tenant_sessions.into(),
+                1,
+                sessions_max,
+            ),
+            (
+                "limits.queues",
+                limits.queues.into(),
+                1,
+                limits::QUEUES_MAX.into(),
+            ),
+            (
+                "limits.ring_slots",
+                limits.ring_slots.into(),
+                slots.0,
+                slots.1,
+            ),
+            (
+                "limits.ring_slots_max",
+                limits.ring_slots_max.into(),
+                slots.0,
+                slots.1,
+            ),
+            (
+                "limits.session_staging_bytes",
+                limits.session_staging_bytes,
+                4_096,
+                staging_max,
+            ),
+            (
+                "limits.tenant_staging_bytes",
+                limits.tenant_staging_bytes,
+                4_096,
+                staging_max,
+            ),
+            (
+                "limits.handles",
+                limits.handles.into(),
+                16,
+                limits::HANDLES_MAX.into(),
+            ),
+            (
+                "limits.requests_in_flight",
+                limits.requests_in_flight.into(),
+                1,
+                1 << 20,
+            ),
+            (
+                "limits.session_device_bytes",
+                limits.session_device_bytes,
+                4_096,
+                1 << 40,
+            ),
+            (
+                "limits.tenant_device_bytes",
+                limits.tenant_device_bytes,
+                4_096,
+                1 << 40,
+            ),
+            (
+                "class.weight_max",
+                self.class.weight_max.into(),
+                1,
+                WEIGHT_MAX.into(),
+            ),
+            ("engine.park_us", engine.park_us.into(), 0, 100_000),
+            ("engine.quiet_us", engine.quiet_us.into(), 0, 100_000),
+            ("engine.hold_us", engine.hold_us.into(), 0, 100_000),
+            ("engine.slice_us", engine.slice_us.into(), 100, 1_000_000),
+        ];
+        for (field, value, least, greatest) in ranges {
+            if !(least..=greatest).contains(&value) {
+                return Err(ConfigError::Range {
+                    field,
+                    value,
+                    least,
+                    greatest,
+                });
+            }
+        }
+        self.check_words()
+    }
+
+    fn check_words(&self) -> Result<(), ConfigError> {
+        let refuse = |text: String| Err(ConfigError::Other(text));
+        for (field, slots) in [
+            ("ring_slots", self.limits.ring_slots),
+            ("ring_slots_max", self.limits.ring_slots_max),
+        ] {
+            if !slots.is_power_of_two() {
+                return refuse(format!(
+                    "limits.{field} is {slots}; it must be a power of two"
+                ));
+            }
+        }
+        if self.engine.threads > 1_024 {
+            return refuse(format!(
+                "engine.threads is {}; the range is 0 to 1024",
+                self.engine.threads
+            ));
+        }
+        if !["auto", "avx512", "avx2", "neon", "portable"].contains(&self.engine.simd.as_str()) {
+            return refuse(format!(
+                "engine.simd is {:?}; it must be auto, avx512, avx2, neon or portable",
+                self.engine.simd
+            ));
+        }
+        if Class::from_name(&self.class.highest).is_none() {
+            return refuse(format!(
+                "class.highest is {:?}; it must be idle, normal or realtime",
+                self.class.highest
+            ));
+        }
+        for listen in &self.listen {
+            if !listen.path.is_absolute() {
+                return refuse(format!("listen.path {:?} must be absolute", listen.path));
+            }
+            if listen.mode > 0o777 {
+                return refuse(format!(
+                    "listen.mode is 0o{:o}; the range is 0 to 0o777",
+                    listen.mode
+                ));
+            }
+        }
+        check_device(&self.device)
+    }
+}
+
+/// Whether this build has the device. The message says what to do where it has not.
+pub fn check_device(device: &str) -> Result<(), ConfigError> {
+    let text = match device.split_once(':').map_or(device, |(kind, _)| kind) {
+        "cpu" if device == "cpu" => return Ok(()),
+        "cuda" => format!(
+            "device {device:?}: this build has the cpu backend only and cannot use a GPU; \
+             start with --device cpu, or ask `tensorctl doctor` what of CUDA this machine has"
+        ),
+        "sim" => format!(
+            "device {device:?}: this build has no simulated device; start with --device cpu"
+        ),
+        _ => format!("device {device:?} is unknown; this build has: cpu"),
+    };
+    Err(ConfigError::Other(text))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_example_file_states_every_default() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("systemd/tensord.toml");
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert_eq!(Config::read(&path).unwrap(), Config::default());
+        let every = toml::Table::try_from(Config::default()).unwrap();
+        let written: toml::Table = toml::from_str(&text).unwrap();
+        for (field, value) in every.iter().filter(|(field, _)| *field != "listen") {
+            assert_eq!(written.get(field), Some(value), "field {field}");
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        let check = |text: &str| match toml::from_str::<Config>(text) {
+            Ok(config) => config.check().unwrap_err().to_string(),
+            Err(error) => error.message().to_string(),
+        };
+        for (text, wanted) in [
+            ("colour = 3", "unknown field `colour`"),
+            ("[limits]\nsession = 3", "unknown field `session`"),
+            ("drain_s = 4000", "drain_s is 4000; the range is 0 to 3600"),
+            (
+                "limits.ring_slots = 100",
+                "limits.ring_slots is 100; it must be a power of two",
+            ),
+            ("device = \"cuda:0\"", "this build has the cpu backend only"),
+            ("device = \"sim\"", "no simulated device"),
+            ("device = \"tpu\"", "device \"tpu\" is unknown"),
+            (
+                "class.highest = \"best\"",
+                "must be idle, normal or realtime",
+            ),
+            ("[[listen]]\npath = \"x.sock\"", "must be absolute"),
+            (
+                "[[listen]]\npath = \"/x.sock\"\ntenant = \"name:a b\"",
+                "tenant \"name:a b\": must be",
+            ),
+        ] {
+            let message = check(text);
+            assert!(message.contains(wanted), "{text}: {message}");
+        }
+    }
+}
