@@ -497,7 +497,8 @@ impl Reader {
             != self.errors_read
     }
 
-    /// Waits until the timeline has `value`, at most until `deadline` and at most 250 ms. Publish first.
+    /// Waits until the timeline has `value`, at most until `deadline` and at most 250 ms. Publish first, then
+    /// `Doorbell::demand`: an engine parked on work that nobody had demanded is woken by that alone.
     pub fn wait(
         &self,
         submission: &SubmissionMapMut,
@@ -600,8 +601,11 @@ impl Reader {
             .load(Ordering::Relaxed)
     }
 
-    /// Names the value waited for before the wait spins: the engine runs what it needs at once.
-    fn demand(&self, submission: &SubmissionMapMut, value: u64) {
+    /// Names the value that a wait will be for, so that the engine runs what it needs; waits name it themselves. Whoever
+    /// spins in a loop of his own calls `Doorbell::demand` first.
+    #[inline]
+    pub fn demand(&self, submission: &SubmissionMapMut, value: u64) {
+        // SYNC: against a parking engine by the fence in `Doorbell::ring_if_parked`, which follows.
         submission
             .words
             .header64(submission_word::DEMANDED)

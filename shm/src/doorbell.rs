@@ -6,6 +6,7 @@
 //! descriptions of their own, and it is sent with `MSG_DONTWAIT`.
 
 use crate::completion::Reader;
+use crate::segment::SubmissionMapMut;
 use crate::sync::{Ordering, fence};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
@@ -45,6 +46,14 @@ impl Doorbell {
         must_ring
     }
 
+    /// Says which timeline value is about to be waited for, and rings if the engine is parked: before every wait, after
+    /// the last `Producer::publish`. True if it rang.
+    #[inline]
+    pub fn demand(&mut self, reader: &Reader, submission: &SubmissionMapMut, value: u64) -> bool {
+        reader.demand(submission, value);
+        self.ring_if_parked(reader)
+    }
+
     /// Rings in any case.
     #[cold]
     pub fn ring(&self) {
@@ -64,7 +73,8 @@ impl AsFd for Doorbell {
 /// Whether the engine sleeps without having been rung for this park. `rung_for` is the caller's memory of that.
 #[inline]
 pub fn must_ring(reader: &Reader, rung_for: &mut u64) -> bool {
-    // SYNC: pairs with `completion::parking_fence`: either the engine sees the tail just published, or we see it parked.
+    // SYNC: pairs with `completion::parking_fence`: either the engine sees the tail just published and the
+    // value just demanded, or we see it parked.
     fence(Ordering::SeqCst);
     let park_count = reader.park_count();
     if park_count.is_multiple_of(2) || park_count == *rung_for {

@@ -244,6 +244,10 @@ impl Producer {
         if self.published == self.position {
             return false;
         }
+        // For counting what an ended engine lost; nothing is ordered by it and no engine reads it.
+        self.words
+            .header64(word::RECORDS)
+            .store(self.record_count, Ordering::Relaxed);
         // SYNC: Release pairs with the Acquire in `Consumer::refresh`: whoever sees the tail sees the records. The
         // fence that parking needs is in `Doorbell::ring_if_parked`.
         self.words
@@ -338,6 +342,8 @@ pub struct Consumer {
     tail: u64,
     /// Records copied out, padding left out: the timeline value of the last one.
     record_count: u64,
+    /// What the client demanded when last looked at.
+    demanded: u64,
 }
 
 impl Consumer {
@@ -349,6 +355,7 @@ impl Consumer {
             head: 0,
             tail: 0,
             record_count: 0,
+            demanded: 0,
         }
     }
 
@@ -422,11 +429,21 @@ impl Consumer {
         self.tail - self.head
     }
 
-    /// Whether the client has published more than was copied out. A hint without ordering, and the last look before
-    /// parking when a SeqCst fence stands before it (see `completion::Writer::park`).
+    /// The timeline value that the client waits for, asleep or not: what it names is work that is wanted now. Any number
+    /// is possible. Look at it in each turn: `is_behind` is true while it is another than this last gave.
+    #[inline]
+    pub fn demanded(&mut self) -> u64 {
+        self.demanded = self.words.header64(word::DEMANDED).load(Ordering::Relaxed);
+        self.demanded
+    }
+
+    /// Whether the client has published more than was copied out, or demands another value than `demanded` gave. A hint
+    /// without ordering, and the last look before parking when a SeqCst fence stands before it (see
+    /// `completion::Writer::park`).
     #[inline]
     pub fn is_behind(&self) -> bool {
         self.words.header64(word::TAIL).load(Ordering::Relaxed) != self.head
+            || self.words.header64(word::DEMANDED).load(Ordering::Relaxed) != self.demanded
     }
 
     #[inline]

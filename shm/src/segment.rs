@@ -34,6 +34,7 @@ pub const STAGING_BYTES_MAX: u64 = 1 << 40;
 /// Byte offsets of the control words in the header page of a submission segment. The client writes all of them.
 pub(crate) mod submission_word {
     pub(crate) const TAIL: usize = 0;
+    pub(crate) const RECORDS: usize = 8;
     pub(crate) const WANTED: usize = 128;
     pub(crate) const SLEEPING: usize = 136;
     pub(crate) const DEMANDED: usize = 144;
@@ -172,9 +173,17 @@ fn create(name: &CStr, bytes: u64, present: u64) -> Result<OwnedFd, SegmentFault
     // SAFETY: plain call on an owned fd.
     checked("ftruncate", unsafe { libc::ftruncate(raw, length) })?;
     let length = libc::off_t::try_from(present).expect("sizes are bounded far below i64::MAX");
-    // SAFETY: plain call on an owned fd.
-    checked("fallocate", unsafe { libc::fallocate(raw, 0, 0, length) })?;
-    Ok(fd)
+    loop {
+        // SAFETY: plain call on an owned fd.
+        let rc = unsafe { libc::fallocate(raw, 0, 0, length) };
+        match checked("fallocate", rc) {
+            Ok(_) => return Ok(fd),
+            // A signal in the midst of a large one: what was had stays, and the rest is asked for again.
+            Err(SegmentFault::Call { source, .. })
+                if source.kind() == io::ErrorKind::Interrupted => {}
+            Err(fault) => return Err(fault),
+        }
+    }
 }
 
 fn add_seals(fd: &OwnedFd, seals: i32) -> Result<(), SegmentFault> {
@@ -325,13 +334,15 @@ impl SubmissionMap {
             .load(Ordering::Acquire)
     }
 
-    /// The timeline value that the client waits for, asleep or not: what it names is work that is wanted now. A hint that
-    /// orders nothing, unchecked.
-    #[inline]
-    pub fn demanded(&self) -> u64 {
-        self.words
-            .header64(submission_word::DEMANDED)
-            .load(Ordering::Relaxed)
+    /// The requests that an ended engine lost, whose last timeline value is given: those published and not passed, as
+    /// the client says, but never more than a ring and the accepted ones can be.
+    pub fn lost_count(&self, timeline: u64) -> u64 {
+        let published = self
+            .words
+            .header64(submission_word::RECORDS)
+            .load(Ordering::Relaxed);
+        let possible = u64::from(self.slot_count) + u64::from(ERROR_COUNT);
+        published.saturating_sub(timeline).min(possible)
     }
 }
 
@@ -376,9 +387,9 @@ pub mod model {
 
     /// Both views of one modelled submission segment.
     pub fn submission(slot_count: u32) -> (SubmissionMapMut, SubmissionMap) {
-        use submission_word::{DEMANDED, ERRORS_READ, SLEEPING, TAIL, WANTED};
+        use submission_word::{DEMANDED, ERRORS_READ, RECORDS, SLEEPING, TAIL, WANTED};
         let words = Words::modelled(
-            &[TAIL, WANTED, DEMANDED, ERRORS_READ],
+            &[TAIL, RECORDS, WANTED, DEMANDED, ERRORS_READ],
             &[SLEEPING],
             slot_count as usize,
         );

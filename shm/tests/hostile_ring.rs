@@ -199,3 +199,11 @@ fn errors_read_must_be_possible() {
     };
     assert_eq!(writer.reserve_error(&map), Err(fault));
 }
+
+#[test]
+fn a_client_cannot_claim_more_losses_than_it_can_have_had() {
+    let (file, map) = segment();
+    file.write_all_at(&u64::MAX.to_ne_bytes(), 8).unwrap();
+    let possible = u64::from(SLOT_COUNT + segment::ERROR_COUNT);
+    assert_eq!(map.lost_count(5), possible);
+}

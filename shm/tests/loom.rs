@@ -198,8 +198,51 @@ fn a_request_and_its_answer_pass_between_two_sleepers() {
                 writer.set_need_wakeup(false);
             }
             drain(&mut consumer, &mut buf);
+            consumer.demanded();
             writer.set_timeline(consumer.record_count());
             writer.wake_if_asleep(&seen, None);
+        }
+        client.join().unwrap();
+    });
+}
+
+/// An engine that runs a request only when it is demanded, and parks with it otherwise: a later demand reaches it.
+#[test]
+fn no_demand_is_lost_to_a_parking_engine() {
+    check(2, || {
+        let (submission, seen) = model::submission(1);
+        let (completion, completion_seen) = model::completion();
+        let bell = Arc::new(Bell::default());
+        let client_bell = Arc::clone(&bell);
+        let client = thread::spawn(move || {
+            let mut producer = Producer::new(submission.clone());
+            let reader = Reader::new(completion_seen);
+            let mut rung_for = 0;
+            producer.push(&record(1), 0).unwrap();
+            producer.publish();
+            if must_ring(&reader, &mut rung_for) {
+                client_bell.ring();
+            }
+            reader.demand(&submission, 1);
+            if must_ring(&reader, &mut rung_for) {
+                client_bell.ring();
+            }
+            let waited = reader.wait(&submission, 1, None, &mut SpinPolicy::sleep_at_once());
+            assert_eq!(waited, Waited::Reached);
+        });
+        let mut consumer = Consumer::new(seen.clone());
+        let mut writer = Writer::new(completion);
+        let mut buf = RecordBuf::new();
+        while writer.timeline() < 1 {
+            if writer.park(&consumer) {
+                bell.wait();
+                writer.set_need_wakeup(false);
+            }
+            drain(&mut consumer, &mut buf);
+            if consumer.demanded().min(consumer.record_count()) == 1 {
+                writer.set_timeline(1);
+                writer.wake_if_asleep(&seen, None);
+            }
         }
         client.join().unwrap();
     });

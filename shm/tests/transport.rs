@@ -465,6 +465,34 @@ fn a_client_that_reads_no_failures_stalls_itself() {
 }
 
 #[test]
+fn what_an_ended_engine_lost_is_counted_in_records() {
+    let mut q = queue(32);
+    for seed in 0..3 {
+        q.producer.push(&record(10, seed), 0).unwrap();
+    }
+    assert_eq!(q.seen.lost_count(0), 0, "nothing is published yet");
+    q.producer.publish();
+    assert_eq!(q.seen.lost_count(0), 3);
+    assert_eq!(q.seen.lost_count(2), 1);
+    assert_eq!(q.seen.lost_count(4), 0);
+}
+
+#[test]
+fn a_demand_unparks_once_however_wild_it_is() {
+    let mut q = queue(32);
+    let mut doorbell = Doorbell::create().unwrap();
+    assert!(q.writer.park(&q.consumer));
+    assert!(
+        doorbell.demand(&q.reader, &q.submission, u64::MAX),
+        "a parked engine is rung"
+    );
+    q.writer.set_need_wakeup(false);
+    assert!(!q.writer.park(&q.consumer), "there is a demand to look at");
+    assert_eq!(q.consumer.demanded(), u64::MAX);
+    assert!(q.writer.park(&q.consumer), "it was looked at");
+}
+
+#[test]
 fn staging_copies_stay_inside() {
     let bytes = 8192;
     let fd = segment::create_staging(bytes).unwrap();
