@@ -203,7 +203,8 @@ impl Lane {
         loop {
             let mut ring = self.lock()?;
             let last = ring.last();
-            if ring.demand(last.value).is_ok() {
+            if ring.demand(last.value).is_ok() && ring.send_releases().is_ok() {
+                ring.publish();
                 return Ok(last);
             }
             self.make_room(ring)?;

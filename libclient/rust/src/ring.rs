@@ -408,11 +408,17 @@ impl Ring {
 
     /// The first failure up to `value` that nobody was told of; from then on all of them count as told.
     pub(crate) fn first_unreported(&mut self, value: u64) -> Option<Error> {
+        // Who was told of an origin was told of all that came of it.
+        let told = |at: &u64| self.failures.get(at).is_none_or(|f| f.reported);
         let first = self
             .failure_order
             .iter()
             .copied()
-            .find(|at| *at <= value && self.failures.get(at).is_some_and(|f| !f.reported))?;
+            .filter(|at| *at <= value && !told(at))
+            .find(|at| {
+                let origin = self.failures[at].entry.origin;
+                origin == *at || !self.failures.contains_key(&origin) || !told(&origin)
+            })?;
         let error = self.failure_of(first);
         for (at, failure) in &mut self.failures {
             failure.reported |= *at <= value;

@@ -250,3 +250,14 @@ impl Session {
         self.lane().lock().is_ok()
     }
 }
+
+impl std::fmt::Debug for Session {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (core, state) = (self.lane().core(), &self.lane().state);
+        f.debug_struct("Session")
+            .field("id", &core.welcome.session)
+            .field("queue", &state.number)
+            .field("socket", &core.path)
+            .finish()
+    }
+}
