@@ -45,7 +45,7 @@ impl Session {
         site: Site,
     ) -> Result<Tensor, Error> {
         let lane = self.lane();
-        let Some((dtype, meta)) = same_shapes(function, operands) else {
+        let Some(meta) = same_shapes(function, operands) else {
             return self.submit(&Op::Elementwise(function), operands, [Scalar(0); 2], site);
         };
         let epoch = lane.state.epoch();
@@ -64,6 +64,7 @@ impl Session {
             };
         }
         let words = &words[..operands.len()];
+        let result = function.result(meta.dtype);
         let mut ring = lane.lock()?;
         if ring.epoch != epoch {
             drop(ring);
@@ -71,13 +72,13 @@ impl Session {
         }
         let out = lane.name(&mut ring)?;
         let mut encoder = ring.encoder.take().unwrap_or_default();
-        encoder.elementwise(function, dtype, out, site.0, words, immediates);
+        encoder.elementwise(function, meta.dtype, out, site.0, words, immediates);
         let value = ring.commit(&mut encoder, function.wire());
         ring.encoder = Some(encoder);
         match value {
             Ok(value) => {
                 drop(ring);
-                Ok(Tensor::new(lane, out, Mark { epoch, value }, meta, None))
+                Ok(Tensor::like(lane, out, Mark { epoch, value }, meta, result))
             }
             Err(_) => {
                 ring.give_free(out);
@@ -169,41 +170,26 @@ impl Session {
     }
 }
 
-/// For operands of one shape, or scalars beside one tensor: the dtype of the record and what comes out. `None` leaves
-/// the decision, and the error message, to `Op::infer`.
+/// For operands of one dtype and shape, or scalars beside one tensor: what they are. `None` leaves the decision, and the
+/// error message, to `Op::infer`.
 #[inline(always)]
-fn same_shapes(function: Elementwise, operands: &[Arg<'_>]) -> Option<(DType, Meta)> {
+fn same_shapes<'a>(function: Elementwise, operands: &[Arg<'a>]) -> Option<&'a Meta> {
     let info = function.info();
     if operands.len() != usize::from(info.arity) || function == Elementwise::Select {
         return None;
     }
-    let mut first: Option<&Meta> = None;
-    for operand in operands {
-        if let Operand::Tensor(tensor) = operand {
-            match first {
-                None => first = Some(tensor.meta()),
-                Some(meta) if meta == tensor.meta() => {}
-                Some(_) => return None,
-            }
+    let first = operands.iter().find_map(|operand| match operand {
+        Operand::Tensor(tensor) => Some(tensor.meta()),
+        Operand::Immediate(..) => None,
+    })?;
+    let same = operands.iter().all(|operand| match operand {
+        Operand::Tensor(tensor) => {
+            let meta = tensor.meta();
+            std::ptr::eq(meta, first) || meta == first
         }
-    }
-    let meta = first?;
-    for operand in operands {
-        if let Operand::Immediate(dtype, _) = operand
-            && *dtype != meta.dtype
-        {
-            return None;
-        }
-    }
-    info.domain.contains(meta.dtype).then(|| {
-        (
-            meta.dtype,
-            Meta {
-                dtype: function.result(meta.dtype),
-                shape: meta.shape,
-            },
-        )
-    })
+        Operand::Immediate(dtype, _) => *dtype == first.dtype,
+    });
+    (same && info.domain.contains(first.dtype)).then_some(first)
 }
 
 /// The dtype that stands in the record: that of its immediates.

@@ -69,6 +69,29 @@ impl Tensor {
         }))
     }
 
+    /// A tensor of the shape of another one. Copies the shape once, into its place.
+    #[inline(always)]
+    pub(crate) fn like(
+        lane: &Arc<Lane>,
+        handle: Handle,
+        mark: Mark,
+        meta: &Meta,
+        dtype: DType,
+    ) -> Tensor {
+        Tensor(Arc::new(Body {
+            lane: Some(Arc::clone(lane)),
+            handle: AtomicU64::new(handle.wire()),
+            value: AtomicU64::new(mark.value),
+            epoch: AtomicU32::new(mark.epoch),
+            meta: Meta {
+                dtype,
+                shape: meta.shape,
+            },
+            uses: OnceLock::new(),
+            constant: None,
+        }))
+    }
+
     /// Element type.
     #[inline]
     pub fn dtype(&self) -> DType {
