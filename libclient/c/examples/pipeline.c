@@ -86,13 +86,13 @@ int main(int argc, char **argv)
     MUST(tensord_binary(TENSORD_FN_ADD, product, tb1, &sum));
     MUST(tensord_unary(TENSORD_FN_TANH, sum, &hidden));
     MUST(tensord_contract(hidden, tw2, "bh,ho->bo", &logits));
-    MUST(tensord_reduce(TENSORD_MAX, logits, 1u << 1, true, &greatest));
+    MUST(tensord_reduce(TENSORD_REDUCE_MAX, logits, 1u << 1, true, &greatest));
     MUST(tensord_binary(TENSORD_FN_SUBTRACT, logits, greatest, &shifted));
     MUST(tensord_unary(TENSORD_FN_EXP, shifted, &powers));
-    MUST(tensord_reduce(TENSORD_SUM, powers, 1u << 1, true, &total));
+    MUST(tensord_reduce(TENSORD_REDUCE_SUM, powers, 1u << 1, true, &total));
     tensord_operand operands[2] = {{.tensor = powers}, {.tensor = total}};
     tensord_op divide = tensord_op_init();
-    divide.kind = TENSORD_ELEMENTWISE;
+    divide.kind = TENSORD_OP_ELEMENTWISE;
     divide.function = TENSORD_FN_DIVIDE;
     MUST(tensord_submit(session, &divide, operands, 2, __FILE__, __LINE__, &result));
 

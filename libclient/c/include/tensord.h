@@ -175,6 +175,76 @@ typedef enum tensord_dtype {
     TENSORD_F64 = 13,
 } tensord_dtype;
 
+// Class of a session's work.
+typedef enum tensord_class {
+    // Runs when nothing else wants the device.
+    TENSORD_IDLE = 1,
+    // The default.
+    TENSORD_NORMAL = 2,
+    // Before all others.
+    TENSORD_REALTIME = 3,
+} tensord_class;
+
+// Kind of an operation: what `tensord_op.kind` holds. Beside each: operands; fields read.
+typedef enum tensord_kind {
+    // 1 to 3, broadcast; `function`: a number of the elementwise table.
+    TENSORD_OP_ELEMENTWISE = 0,
+    // 1; `dtype`.
+    TENSORD_OP_CAST = 1,
+    // 1; `function`: `tensord_reduction`, `axes`: one bit for each, `keep`.
+    TENSORD_OP_REDUCE = 2,
+    // 1; `function`: 0 sum, 1 product; `axis`.
+    TENSORD_OP_SCAN = 3,
+    // 2; `labels`, as "ik,kj->ij".
+    TENSORD_OP_CONTRACT = 4,
+    // 1; `a`: the sizes, `count` of them.
+    TENSORD_OP_RESHAPE = 5,
+    // 1; `a`: the input axis of each output axis.
+    TENSORD_OP_PERMUTE = 6,
+    // 1; `a` starts, `b` steps, `c` lengths, of each axis.
+    TENSORD_OP_SLICE = 7,
+    // 1; `a`: the sizes.
+    TENSORD_OP_EXPAND = 8,
+    // 1; `a` axes, `b` sizes, `c` strides, `d` dilations; NULL for the last two is 1.
+    TENSORD_OP_WINDOW = 9,
+    // 1; `a` before, `b` behind, of each axis; `immediates[0]`: the fill.
+    TENSORD_OP_PAD = 10,
+    // 1 to 32; `axis`.
+    TENSORD_OP_CONCAT = 11,
+    // 2, a tensor and int64 indices; `axis`.
+    TENSORD_OP_GATHER = 12,
+    // 3, a tensor, int64 indices, updates; `axis`, `function`: 0 replace, 1 add.
+    TENSORD_OP_SCATTER = 13,
+    // 1.
+    TENSORD_OP_COPY = 14,
+    // None; `dtype`, `a`: the sizes, `immediates[0]`: the value.
+    TENSORD_OP_FULL = 15,
+    // None; `dtype`, `a`: the sizes, `axis`, `immediates`: start and step.
+    TENSORD_OP_IOTA = 16,
+    // None; `dtype`, `a`: the sizes, `function`: 0 bits, 1 uniform, 2 normal; `key`.
+    TENSORD_OP_RANDOM = 17,
+} tensord_kind;
+
+// How elements are combined.
+typedef enum tensord_reduction {
+    // Sum.
+    TENSORD_REDUCE_SUM = 0,
+    // Product.
+    TENSORD_REDUCE_PROD = 1,
+    // Least.
+    TENSORD_REDUCE_MIN = 2,
+    // Greatest.
+    TENSORD_REDUCE_MAX = 3,
+    // Is any other than 0?
+    TENSORD_REDUCE_ANY = 4,
+    // Are all other than 0?
+    TENSORD_REDUCE_ALL = 5,
+    // Index of the first least.
+    TENSORD_REDUCE_ARGMIN = 6,
+    // Index of the first greatest.
+    TENSORD_REDUCE_ARGMAX = 7,
+} tensord_reduction;
+
 // The bytes of a value, here.
 typedef struct tensord_fetched tensord_fetched;
 

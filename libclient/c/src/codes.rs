@@ -153,23 +153,19 @@ impl From<DType> for tensord_dtype {
     }
 }
 
-macro_rules! numbers {
-    ($(#[$doc:meta])* $name:ident { $($(#[$item_doc:meta])* $item:ident = $number:literal,)* }) => {
-        $(#[$doc])*
-        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-        #[repr(C)]
-        pub enum $name { $($(#[$item_doc])* $item = $number,)* }
-
+/// Reads an enum of this interface from a number that may be any.
+macro_rules! from_number {
+    ($name:ident: $($item:ident)*) => {
         impl $name {
             /// The entry of this number.
             pub(crate) fn from_number(number: u32) -> Option<$name> {
-                match number { $($number => Some($name::$item),)* _ => None }
+                [$($name::$item,)*].into_iter().find(|item| *item as u32 == number)
             }
         }
     };
 }
 
-pub(crate) use numbers;
+pub(crate) use from_number;
 
 #[cfg(test)]
 mod tests {

@@ -10,24 +10,26 @@ use std::ptr;
 
 use tensord_client::{Class, Options, Session};
 
-use crate::codes::{numbers, tensord_code};
+use crate::codes::{from_number, tensord_code};
 use crate::guard::{array, bad, call, null, put, reference, text};
 
 /// A session seen through one of its queues. Any thread may use it; threads that work independently should each have a
 /// queue of their own.
 pub struct tensord_session(pub(crate) Session);
 
-numbers! {
-    /// Class of a session's work.
-    tensord_class {
-        /// Runs when nothing else wants the device.
-        TENSORD_IDLE = 1,
-        /// The default.
-        TENSORD_NORMAL = 2,
-        /// Before all others.
-        TENSORD_REALTIME = 3,
-    }
+/// Class of a session's work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub enum tensord_class {
+    /// Runs when nothing else wants the device.
+    TENSORD_IDLE = 1,
+    /// The default.
+    TENSORD_NORMAL = 2,
+    /// Before all others.
+    TENSORD_REALTIME = 3,
 }
+
+from_number!(tensord_class: TENSORD_IDLE TENSORD_NORMAL TENSORD_REALTIME);
 
 /// How a session is opened. Fill it with `tensord_options_init`, then change what you want.
 #[repr(C)]

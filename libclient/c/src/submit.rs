@@ -13,74 +13,78 @@ use tensord_client::{
     Operand, Reduction, Scalar, Scan, ScatterMode, Site, parse_contract,
 };
 
-use crate::codes::{numbers, tensord_code};
+use crate::codes::{from_number, tensord_code};
 use crate::guard::{array, bad, call, null, reference, text};
 use crate::session::tensord_session;
 use crate::tensor::{dtype_of, put_tensor, shape_of, tensord_tensor};
 
-numbers! {
-    /// Kind of an operation: what `tensord_op.kind` holds. Beside each: operands; fields read.
-    tensord_kind {
-        /// 1 to 3, broadcast; `function`: a number of the elementwise table.
-        TENSORD_ELEMENTWISE = 0,
-        /// 1; `dtype`.
-        TENSORD_CAST = 1,
-        /// 1; `function`: `tensord_reduction`, `axes`: one bit for each, `keep`.
-        TENSORD_REDUCE = 2,
-        /// 1; `function`: 0 sum, 1 product; `axis`.
-        TENSORD_SCAN = 3,
-        /// 2; `labels`, as "ik,kj->ij".
-        TENSORD_CONTRACT = 4,
-        /// 1; `a`: the sizes, `count` of them.
-        TENSORD_RESHAPE = 5,
-        /// 1; `a`: the input axis of each output axis.
-        TENSORD_PERMUTE = 6,
-        /// 1; `a` starts, `b` steps, `c` lengths, of each axis.
-        TENSORD_SLICE = 7,
-        /// 1; `a`: the sizes.
-        TENSORD_EXPAND = 8,
-        /// 1; `a` axes, `b` sizes, `c` strides, `d` dilations; NULL for the last two is 1.
-        TENSORD_WINDOW = 9,
-        /// 1; `a` before, `b` behind, of each axis; `immediates[0]`: the fill.
-        TENSORD_PAD = 10,
-        /// 1 to 32; `axis`.
-        TENSORD_CONCAT = 11,
-        /// 2, a tensor and int64 indices; `axis`.
-        TENSORD_GATHER = 12,
-        /// 3, a tensor, int64 indices, updates; `axis`, `function`: 0 replace, 1 add.
-        TENSORD_SCATTER = 13,
-        /// 1.
-        TENSORD_COPY = 14,
-        /// None; `dtype`, `a`: the sizes, `immediates[0]`: the value.
-        TENSORD_FULL = 15,
-        /// None; `dtype`, `a`: the sizes, `axis`, `immediates`: start and step.
-        TENSORD_IOTA = 16,
-        /// None; `dtype`, `a`: the sizes, `function`: 0 bits, 1 uniform, 2 normal; `key`.
-        TENSORD_RANDOM = 17,
-    }
+/// Kind of an operation: what `tensord_op.kind` holds. Beside each: operands; fields read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub enum tensord_kind {
+    /// 1 to 3, broadcast; `function`: a number of the elementwise table.
+    TENSORD_OP_ELEMENTWISE = 0,
+    /// 1; `dtype`.
+    TENSORD_OP_CAST = 1,
+    /// 1; `function`: `tensord_reduction`, `axes`: one bit for each, `keep`.
+    TENSORD_OP_REDUCE = 2,
+    /// 1; `function`: 0 sum, 1 product; `axis`.
+    TENSORD_OP_SCAN = 3,
+    /// 2; `labels`, as "ik,kj->ij".
+    TENSORD_OP_CONTRACT = 4,
+    /// 1; `a`: the sizes, `count` of them.
+    TENSORD_OP_RESHAPE = 5,
+    /// 1; `a`: the input axis of each output axis.
+    TENSORD_OP_PERMUTE = 6,
+    /// 1; `a` starts, `b` steps, `c` lengths, of each axis.
+    TENSORD_OP_SLICE = 7,
+    /// 1; `a`: the sizes.
+    TENSORD_OP_EXPAND = 8,
+    /// 1; `a` axes, `b` sizes, `c` strides, `d` dilations; NULL for the last two is 1.
+    TENSORD_OP_WINDOW = 9,
+    /// 1; `a` before, `b` behind, of each axis; `immediates[0]`: the fill.
+    TENSORD_OP_PAD = 10,
+    /// 1 to 32; `axis`.
+    TENSORD_OP_CONCAT = 11,
+    /// 2, a tensor and int64 indices; `axis`.
+    TENSORD_OP_GATHER = 12,
+    /// 3, a tensor, int64 indices, updates; `axis`, `function`: 0 replace, 1 add.
+    TENSORD_OP_SCATTER = 13,
+    /// 1.
+    TENSORD_OP_COPY = 14,
+    /// None; `dtype`, `a`: the sizes, `immediates[0]`: the value.
+    TENSORD_OP_FULL = 15,
+    /// None; `dtype`, `a`: the sizes, `axis`, `immediates`: start and step.
+    TENSORD_OP_IOTA = 16,
+    /// None; `dtype`, `a`: the sizes, `function`: 0 bits, 1 uniform, 2 normal; `key`.
+    TENSORD_OP_RANDOM = 17,
 }
 
-numbers! {
-    /// How elements are combined.
-    tensord_reduction {
-        /// Sum.
-        TENSORD_SUM = 0,
-        /// Product.
-        TENSORD_PROD = 1,
-        /// Least.
-        TENSORD_MIN = 2,
-        /// Greatest.
-        TENSORD_MAX = 3,
-        /// Is any other than 0?
-        TENSORD_ANY = 4,
-        /// Are all other than 0?
-        TENSORD_ALL = 5,
-        /// Index of the first least.
-        TENSORD_ARGMIN = 6,
-        /// Index of the first greatest.
-        TENSORD_ARGMAX = 7,
-    }
+from_number!(tensord_kind: TENSORD_OP_ELEMENTWISE TENSORD_OP_CAST TENSORD_OP_REDUCE TENSORD_OP_SCAN TENSORD_OP_CONTRACT TENSORD_OP_RESHAPE TENSORD_OP_PERMUTE TENSORD_OP_SLICE TENSORD_OP_EXPAND TENSORD_OP_WINDOW TENSORD_OP_PAD TENSORD_OP_CONCAT TENSORD_OP_GATHER TENSORD_OP_SCATTER TENSORD_OP_COPY TENSORD_OP_FULL TENSORD_OP_IOTA TENSORD_OP_RANDOM);
+
+/// How elements are combined.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub enum tensord_reduction {
+    /// Sum.
+    TENSORD_REDUCE_SUM = 0,
+    /// Product.
+    TENSORD_REDUCE_PROD = 1,
+    /// Least.
+    TENSORD_REDUCE_MIN = 2,
+    /// Greatest.
+    TENSORD_REDUCE_MAX = 3,
+    /// Is any other than 0?
+    TENSORD_REDUCE_ANY = 4,
+    /// Are all other than 0?
+    TENSORD_REDUCE_ALL = 5,
+    /// Index of the first least.
+    TENSORD_REDUCE_ARGMIN = 6,
+    /// Index of the first greatest.
+    TENSORD_REDUCE_ARGMAX = 7,
 }
+
+from_number!(tensord_reduction: TENSORD_REDUCE_SUM TENSORD_REDUCE_PROD TENSORD_REDUCE_MIN TENSORD_REDUCE_MAX TENSORD_REDUCE_ANY TENSORD_REDUCE_ALL TENSORD_REDUCE_ARGMIN TENSORD_REDUCE_ARGMAX);
 
 /// An operation with its attributes. Set all of it to zero, then the fields that its kind reads.
 #[repr(C)]
@@ -185,14 +189,14 @@ fn axis_of(op: &tensord_op) -> Result<u8, Error> {
 fn reduction_of(number: u32) -> Result<Reduction, Error> {
     Ok(
         match tensord_reduction::from_number(number).ok_or_else(|| bad("reduction", number))? {
-            tensord_reduction::TENSORD_SUM => Reduction::Sum,
-            tensord_reduction::TENSORD_PROD => Reduction::Prod,
-            tensord_reduction::TENSORD_MIN => Reduction::Min,
-            tensord_reduction::TENSORD_MAX => Reduction::Max,
-            tensord_reduction::TENSORD_ANY => Reduction::Any,
-            tensord_reduction::TENSORD_ALL => Reduction::All,
-            tensord_reduction::TENSORD_ARGMIN => Reduction::ArgMin,
-            tensord_reduction::TENSORD_ARGMAX => Reduction::ArgMax,
+            tensord_reduction::TENSORD_REDUCE_SUM => Reduction::Sum,
+            tensord_reduction::TENSORD_REDUCE_PROD => Reduction::Prod,
+            tensord_reduction::TENSORD_REDUCE_MIN => Reduction::Min,
+            tensord_reduction::TENSORD_REDUCE_MAX => Reduction::Max,
+            tensord_reduction::TENSORD_REDUCE_ANY => Reduction::Any,
+            tensord_reduction::TENSORD_REDUCE_ALL => Reduction::All,
+            tensord_reduction::TENSORD_REDUCE_ARGMIN => Reduction::ArgMin,
+            tensord_reduction::TENSORD_REDUCE_ARGMAX => Reduction::ArgMax,
         },
     )
 }
@@ -220,14 +224,14 @@ unsafe fn op_of(op: &tensord_op) -> Result<Op, Error> {
     use tensord_kind::*;
     Ok(
         match tensord_kind::from_number(op.kind).ok_or_else(|| bad("kind", op.kind))? {
-            TENSORD_ELEMENTWISE => Op::Elementwise(elementwise_of(op.function)?),
-            TENSORD_CAST => Op::Cast(dtype_of(op.dtype)?),
-            TENSORD_REDUCE => Op::Reduce {
+            TENSORD_OP_ELEMENTWISE => Op::Elementwise(elementwise_of(op.function)?),
+            TENSORD_OP_CAST => Op::Cast(dtype_of(op.dtype)?),
+            TENSORD_OP_REDUCE => Op::Reduce {
                 kind: reduction_of(op.function)?,
                 axes: AxisSet(u16::try_from(op.axes).map_err(|_| bad("axes", op.axes))?),
                 keep: op.keep,
             },
-            TENSORD_SCAN => Op::Scan {
+            TENSORD_OP_SCAN => Op::Scan {
                 kind: match op.function {
                     0 => Scan::Sum,
                     1 => Scan::Prod,
@@ -235,32 +239,32 @@ unsafe fn op_of(op: &tensord_op) -> Result<Op, Error> {
                 },
                 axis: axis_of(op)?,
             },
-            TENSORD_CONTRACT => {
+            TENSORD_OP_CONTRACT => {
                 // SAFETY: the caller's duty.
                 let labels = unsafe { text(op.labels, "labels") }?;
                 parse_contract(labels.ok_or_else(|| null("labels"))?)?
             }
-            TENSORD_RESHAPE => Op::Reshape(lists.shape()?),
-            TENSORD_PERMUTE => Op::Permute(lists.get(0)?),
-            TENSORD_SLICE => Op::Slice {
+            TENSORD_OP_RESHAPE => Op::Reshape(lists.shape()?),
+            TENSORD_OP_PERMUTE => Op::Permute(lists.get(0)?),
+            TENSORD_OP_SLICE => Op::Slice {
                 starts: lists.get(0)?,
                 steps: lists.get(1)?,
                 lens: lists.get(2)?,
             },
-            TENSORD_EXPAND => Op::Expand(lists.shape()?),
-            TENSORD_WINDOW => Op::Window {
+            TENSORD_OP_EXPAND => Op::Expand(lists.shape()?),
+            TENSORD_OP_WINDOW => Op::Window {
                 axes: lists.get(0)?,
                 sizes: lists.get(1)?,
                 strides: lists.get_or_ones(2, op.count)?,
                 dilations: lists.get_or_ones(3, op.count)?,
             },
-            TENSORD_PAD => Op::Pad {
+            TENSORD_OP_PAD => Op::Pad {
                 low: lists.get(0)?,
                 high: lists.get(1)?,
             },
-            TENSORD_CONCAT => Op::Concat { axis: axis_of(op)? },
-            TENSORD_GATHER => Op::Gather { axis: axis_of(op)? },
-            TENSORD_SCATTER => Op::Scatter {
+            TENSORD_OP_CONCAT => Op::Concat { axis: axis_of(op)? },
+            TENSORD_OP_GATHER => Op::Gather { axis: axis_of(op)? },
+            TENSORD_OP_SCATTER => Op::Scatter {
                 axis: axis_of(op)?,
                 mode: match op.function {
                     0 => ScatterMode::Replace,
@@ -268,13 +272,13 @@ unsafe fn op_of(op: &tensord_op) -> Result<Op, Error> {
                     other => return Err(bad("scatter mode", other)),
                 },
             },
-            TENSORD_COPY => Op::Copy,
-            TENSORD_FULL => Op::Full(meta()?),
-            TENSORD_IOTA => Op::Iota {
+            TENSORD_OP_COPY => Op::Copy,
+            TENSORD_OP_FULL => Op::Full(meta()?),
+            TENSORD_OP_IOTA => Op::Iota {
                 meta: meta()?,
                 axis: axis_of(op)?,
             },
-            TENSORD_RANDOM => Op::Random {
+            TENSORD_OP_RANDOM => Op::Random {
                 meta: meta()?,
                 distribution: match op.function {
                     0 => Distribution::Bits,

@@ -1,11 +1,12 @@
 //! `examples/pipeline.c` is built with the system's C compiler, warnings as errors, and run against the real daemon; and
 //! the header is C++ too.
 //!
-//! The library is the one that cargo has just built beside this test; the daemon is `TENSORD_BIN`, or `tensord` in the
-//! same folder.
+//! Cargo builds no shared library for tests, so this one asks it to. The daemon is `TENSORD_BIN`, or `tensord` in the same
+//! folder.
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::OnceLock;
 
 fn target_folder() -> PathBuf {
     let program = std::env::current_exe().expect("a test has a path");
@@ -76,9 +77,24 @@ impl Drop for Daemon {
     }
 }
 
+/// The folder of the shared library, as new as its source.
+fn library_folder() -> &'static Path {
+    static FOLDER: OnceLock<PathBuf> = OnceLock::new();
+    FOLDER.get_or_init(|| {
+        let folder = target_folder();
+        let mut cargo = Command::new(env!("CARGO"));
+        cargo.args(["build", "--quiet", "--package", "tensord-c", "--target-dir"]);
+        cargo.arg(folder.parent().expect("a profile lies in a target folder"));
+        if folder.ends_with("release") {
+            cargo.arg("--release");
+        }
+        run(cargo.current_dir(env!("CARGO_MANIFEST_DIR")));
+        folder
+    })
+}
+
 fn build(compiler: &str, standard: &str, source: &Path, program: &Path) {
-    // Cargo puts a library that only tests need among their dependencies.
-    let libraries = target_folder().join("deps");
+    let libraries = library_folder();
     run(Command::new(compiler)
         .args([standard, "-Wall", "-Wextra", "-Werror", "-pedantic", "-I"])
         .arg(here("include"))
