@@ -77,7 +77,7 @@ pub(crate) struct Ring {
     deferred: Vec<(Handle, Vec<ForeignUse>)>,
     free: Vec<Handle>,
     unpublished: u32,
-    /// Everything up to this value is demanded by a flush or a download.
+    /// The highest value that was demanded.
     demanded: u64,
     trail: Box<[u16]>,
     failures: HashMap<u64, Failure>,
@@ -183,7 +183,7 @@ impl Ring {
         self.releases.push(handle);
         if at_once || self.releases.len() >= RELEASES_MAX {
             // A full ring keeps them for later.
-            if self.carry_releases(&Request::Release).is_ok() && at_once {
+            if self.carry_releases().is_ok() && at_once {
                 self.publish();
             }
         }
@@ -193,27 +193,23 @@ impl Ring {
     pub(crate) fn send_releases(&mut self) -> Result<(), Full> {
         self.settle_deferred();
         while !self.releases.is_empty() {
-            self.carry_releases(&Request::Release)?;
+            self.carry_releases()?;
         }
         Ok(())
     }
 
-    fn carry_releases(&mut self, request: &Request) -> Result<u64, Full> {
+    fn carry_releases(&mut self) -> Result<u64, Full> {
         let mut encoder = self.encoder.take().unwrap_or_default();
         encoder
-            .request(request, 0)
-            .expect("a release or a flush has three words");
+            .request(&Request::Release, 0)
+            .expect("a release has three words");
         let mut carried = 0;
         while carried < self.releases.len()
             && encoder.release(self.releases[self.releases.len() - 1 - carried])
         {
             carried += 1;
         }
-        let code = match request {
-            Request::Flush => opcode::FLUSH,
-            _ => opcode::RELEASE,
-        };
-        let value = self.write(&mut encoder, code);
+        let value = self.write(&mut encoder, opcode::RELEASE);
         self.encoder = Some(encoder);
         if value.is_ok() {
             let kept = self.releases.len() - carried;
@@ -272,9 +268,6 @@ impl Ring {
         }
         let value = slot.commit();
         self.trail[value as usize % TRAIL_LEN] = code;
-        if matches!(code, opcode::FLUSH | opcode::DOWNLOAD) {
-            self.demanded = value;
-        }
         self.unpublished += 1;
         if self.unpublished >= PUBLISH_EVERY || self.reader.need_wakeup() {
             self.publish();
@@ -314,14 +307,14 @@ impl Ring {
     /// Publishes everything, releases included, and demands what stands before `value`.
     pub(crate) fn demand(&mut self, value: u64) -> Result<(), Full> {
         if self.reader.timeline() < value {
-            self.settle_deferred();
-            if self.demanded < value {
-                // The flush carries what it can; what is left follows.
-                self.carry_releases(&Request::Flush)?;
-            }
             self.send_releases()?;
+            self.publish();
+            self.demanded = self.demanded.max(value);
+            self.doorbell
+                .demand(&self.reader, &self.segments.submission, self.demanded);
+        } else {
+            self.publish();
         }
-        self.publish();
         Ok(())
     }
 
