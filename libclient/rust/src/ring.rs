@@ -385,17 +385,18 @@ impl Ring {
     fn failure_of(&mut self, value: u64) -> Option<Error> {
         let failure = self.failures.get_mut(&value)?;
         failure.reported = true;
-        let (failure, origin) = (*failure, failure.entry.origin);
-        let first = match (origin != 0 && origin != value)
-            .then(|| self.failures.get_mut(&origin))
-            .flatten()
+        let failure = *failure;
+        let origin = failure.entry.origin;
+        let mut first = failure;
+        if origin != 0
+            && origin != value
+            && let Some(earlier) = self.failures.get_mut(&origin)
+            // The origin may be a request of another queue, whose timeline has the same numbers.
+            && u64::from(earlier.entry.site) == failure.entry.detail
         {
-            Some(first) => {
-                first.reported = true;
-                *first
-            }
-            None => failure,
-        };
+            earlier.reported = true;
+            first = *earlier;
+        }
         Some(explain(&failure, &first))
     }
 
@@ -430,22 +431,23 @@ impl Ring {
 fn explain(failure: &Failure, first: &Failure) -> Error {
     let code = Code::from_wire(first.entry.code).unwrap_or(Code::Internal);
     let name = operation_name(first.opcode);
-    let detail = first.entry.detail;
     let why = match code {
-        Code::OutOfMemory => format!(
-            "it needs {detail} bytes of device memory and they are not to be had: release tensors, or raise the limit of this session"
-        ),
-        Code::Limit => format!("a limit of this session was reached ({detail})"),
-        Code::Cancelled => "it was cancelled before it ran".to_owned(),
-        Code::NotHeld => "the daemon holds no constant of this content: upload it again".to_owned(),
-        Code::WaitTimeout => {
-            "the other queue did not get there in time: queues may wait for each other in a circle"
-                .to_owned()
+        Code::OutOfMemory => {
+            "device memory was not to be had: release tensors, or raise the limit of this session"
         }
-        Code::DeviceFault => format!("the device failed while it ran ({detail:#x})"),
-        Code::Draining => "the daemon is ending and takes nothing new".to_owned(),
-        Code::Poisoned => "one of its operands carries an earlier failure".to_owned(),
-        other => format!("{other} (detail {detail})"),
+        Code::Limit => {
+            "a limit of this session was reached: wait for earlier requests, or release tensors"
+        }
+        Code::Cancelled => "it was cancelled before it ran",
+        Code::NotHeld => "the daemon holds no constant of this content: upload it again",
+        Code::WaitTimeout => {
+            "the other queue did not get there in time: do queues wait for each other in a circle?"
+        }
+        Code::DeviceFault => "the device failed while it ran",
+        Code::Draining => "the daemon is ending and takes nothing new",
+        Code::Poisoned => "one of its operands carries an earlier failure",
+        Code::BadHandle => "a tensor that it names is not known to the daemon",
+        _ => code.name(),
     };
     let mut message = format!("{name} failed: {why}");
     if first.entry.value != failure.entry.value {
@@ -453,7 +455,10 @@ fn explain(failure: &Failure, first: &Failure) -> Error {
         message.push_str(operation_name(failure.opcode));
         message.push_str(" needed its result");
     }
-    Error::new(code, message)
-        .of_operation(name)
-        .at(Site(first.entry.site))
+    // What only inherited a failure has the position of its origin beside it.
+    let site = match code {
+        Code::Poisoned => u32::try_from(first.entry.detail).unwrap_or(first.entry.site),
+        _ => first.entry.site,
+    };
+    Error::new(code, message).of_operation(name).at(Site(site))
 }

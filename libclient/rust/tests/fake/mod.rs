@@ -377,15 +377,15 @@ impl Session {
         }
     }
 
-    fn fail(&mut self, queue: usize, value: u64, code: Code, site: u32, origin: u64) {
+    fn fail(&mut self, queue: usize, value: u64, code: Code, site: u32, origin: (u64, u32)) {
         let queue = &mut self.queues[queue];
         assert_eq!(queue.writer.reserve_error(&queue.submission), Ok(true));
         queue.writer.push_error(&ErrorEntry {
             value,
             code: code as u32,
             site,
-            origin,
-            detail: 42,
+            origin: origin.0,
+            detail: u64::from(origin.1),
         });
     }
 
@@ -434,7 +434,7 @@ impl Session {
         }
         drop(wanted);
         if let Some(code) = failing {
-            self.fail(queue, value, code, site, value);
+            self.fail(queue, value, code, site, (value, site));
         }
         let poison = failing.map(|code| (value, code, site));
         self.request(
@@ -489,10 +489,10 @@ impl Session {
                         }
                     }
                 }
-                if let Some((origin, _, _)) = poison
+                if let Some((origin, _, at)) = poison
                     && origin != value
                 {
-                    self.fail(queue, value, Code::Poisoned, site, origin);
+                    self.fail(queue, value, Code::Poisoned, site, (origin, at));
                 }
                 self.define(compute.out, plain(Vec::new(), poison), knobs);
             }
@@ -544,7 +544,7 @@ impl Session {
                 let (bytes, poison) = match constants.get(hash) {
                     Some(bytes) => (bytes.clone(), None),
                     None => {
-                        self.fail(queue, value, Code::NotHeld, site, value);
+                        self.fail(queue, value, Code::NotHeld, site, (value, site));
                         (Vec::new(), Some((value, Code::NotHeld, site)))
                     }
                 };
@@ -553,10 +553,10 @@ impl Session {
             Request::Download { of, at, to } => match self.handles.get(of) {
                 None => self.complain(knobs, format!("download of {of:?}")),
                 Some(Value {
-                    poison: Some((origin, _, _)),
+                    poison: Some((origin, _, at)),
                     ..
                 }) => {
-                    let origin = *origin;
+                    let origin = (*origin, *at);
                     self.fail(queue, value, Code::Poisoned, site, origin);
                 }
                 Some(found) => {
