@@ -409,7 +409,7 @@ unsafe fn on_tensors(
             .collect::<Result<Vec<_>, Error>>()?;
         let first = tensors.first().ok_or_else(|| null("tensors"))?;
         let operands: Vec<Arg<'_>> = tensors.iter().map(|t| Operand::Tensor(&t.0)).collect();
-        let session = first.0.session();
+        let session = first.0.acting()?;
         let made = match op()? {
             Op::Elementwise(function) => session.elementwise(function, &operands, Site::UNKNOWN)?,
             op => session.submit(&op, &operands, [Scalar(0); 2], Site::UNKNOWN)?,
@@ -474,7 +474,7 @@ pub unsafe extern "C" fn tensord_binary_number(
         let number = Operand::Immediate(a.dtype(), Scalar::from_f64(number, a.dtype()));
         let operands = [Operand::Tensor(a), number];
         let made = a
-            .session()
+            .acting()?
             .elementwise(elementwise_of(function)?, &operands, Site::UNKNOWN)?;
         // SAFETY: the caller's duty.
         unsafe { put_tensor(out, made) }

@@ -100,7 +100,7 @@ fn build(compiler: &str, standard: &str, source: &Path, program: &Path) {
         .arg(here("include"))
         .arg(source)
         .arg("-L")
-        .arg(&libraries)
+        .arg(libraries)
         .arg(format!("-Wl,-rpath,{}", libraries.display()))
         .args(["-ltensord", "-lm", "-o"])
         .arg(program));

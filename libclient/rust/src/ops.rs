@@ -87,14 +87,14 @@ impl Tensor {
     fn apply(&self, op: Op) -> Result<Tensor, Error> {
         let site = Site::here();
         let operands = [Operand::Tensor(self)];
-        self.session().submit(&op, &operands, NO_IMMEDIATES, site)
+        self.acting()?.submit(&op, &operands, NO_IMMEDIATES, site)
     }
 
     /// An elementwise function of this tensor.
     #[track_caller]
     pub fn unary(&self, function: Elementwise) -> Result<Tensor, Error> {
         let site = Site::here();
-        self.session()
+        self.acting()?
             .elementwise(function, &[Operand::Tensor(self)], site)
     }
 
@@ -103,7 +103,7 @@ impl Tensor {
     pub fn binary(&self, function: Elementwise, other: &Tensor) -> Result<Tensor, Error> {
         let site = Site::here();
         let operands = [Operand::Tensor(self), Operand::Tensor(other)];
-        self.session().elementwise(function, &operands, site)
+        self.acting()?.elementwise(function, &operands, site)
     }
 
     /// An elementwise function of this tensor and a number, which is rounded to its dtype.
@@ -115,7 +115,7 @@ impl Tensor {
             Operand::Tensor(self),
             Operand::Immediate(self.dtype(), scalar),
         ];
-        self.session().elementwise(function, &operands, site)
+        self.acting()?.elementwise(function, &operands, site)
     }
 
     /// The elements converted.
@@ -205,7 +205,7 @@ impl Tensor {
         };
         let fill = [Scalar::from_f64(fill, self.dtype()), Scalar(0)];
         let operands = [Operand::Tensor(self)];
-        self.session().submit(&op, &operands, fill, Site::here())
+        self.acting()?.submit(&op, &operands, fill, Site::here())
     }
 
     /// Rows along `axis` by index (int64).
@@ -213,7 +213,7 @@ impl Tensor {
     pub fn gather(&self, index: &Tensor, axis: u8) -> Result<Tensor, Error> {
         let operands = [Operand::Tensor(self), Operand::Tensor(index)];
         let op = Op::Gather { axis };
-        self.session()
+        self.acting()?
             .submit(&op, &operands, NO_IMMEDIATES, Site::here())
     }
 
@@ -222,7 +222,7 @@ impl Tensor {
     pub fn contract(&self, other: &Tensor, labels: &str) -> Result<Tensor, Error> {
         let op = parse_contract(labels)?;
         let operands = [Operand::Tensor(self), Operand::Tensor(other)];
-        self.session()
+        self.acting()?
             .submit(&op, &operands, NO_IMMEDIATES, Site::here())
     }
 }

@@ -10,6 +10,7 @@ use tensord_shm::handle::Handle;
 use tensord_shm::layout::Shape;
 use tensord_shm::op::Meta;
 
+use crate::default::default_session;
 use crate::error::Error;
 use crate::lane::Lane;
 use crate::ring::{ForeignUse, Mark};
@@ -125,6 +126,17 @@ impl Tensor {
         Session::over(Arc::clone(self.lane()))
     }
 
+    /// The session in which this process may use it: its own, or, for a constant from before a fork, the default one.
+    pub fn acting(&self) -> Result<Session, Error> {
+        if !self.lane().is_foreign() {
+            return Ok(self.session());
+        }
+        if !self.is_constant() {
+            return Err(self.foreign_error(Site::UNKNOWN));
+        }
+        default_session(|| self.lane().core().options.clone())
+    }
+
     /// When it will be there, on its queue's timeline.
     pub fn mark(&self) -> Mark {
         Mark {
@@ -140,8 +152,13 @@ impl Tensor {
 
     /// As `wait`, with a deadline.
     pub fn wait_until(&self, deadline: Option<Instant>) -> Result<(), Error> {
-        self.lane()
-            .wait(self.mark(), deadline)
+        let here = if self.lane().is_foreign() {
+            self.acting()?.lane().bring(self, Site::UNKNOWN)?
+        } else {
+            self.clone()
+        };
+        here.lane()
+            .wait(here.mark(), deadline)
             .map_err(|error| error.with_result(self.0.meta))
     }
 

@@ -190,7 +190,7 @@ impl Session {
 impl Tensor {
     /// Downloads the value, waiting for it.
     pub fn fetch(&self) -> Result<Fetched, Error> {
-        self.session().fetch(self, Site::UNKNOWN)
+        self.acting()?.fetch(self, Site::UNKNOWN)
     }
 
     /// Downloads the value as elements.

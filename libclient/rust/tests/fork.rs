@@ -53,11 +53,16 @@ fn child(
     if fetched.iter().any(|byte| *byte != 5) || fetched.len() != 3000 {
         return Err(20);
     }
+    let negative = constant.unary(Elementwise::Neg).map_err(|_| 24)?;
+    if negative.session().info().welcome.session != own.info().welcome.session {
+        return Err(25);
+    }
+    constant.wait().map_err(|_| 26)?;
     let again = default_session(|| unreachable!("it is open")).map_err(|_| 21)?;
     if again.info().welcome.session != own.info().welcome.session {
         return Err(22);
     }
-    drop((fetched, plain, constant));
+    drop((fetched, negative, plain, constant));
     own.synchronize().map_err(|_| 23)
 }
 
