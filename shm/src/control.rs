@@ -248,8 +248,7 @@ pub struct StagingGrant {
 pub struct EngineLost {
     /// The epoch that ended.
     pub epoch: u32,
-    /// About how many requests of this session were lost with it: slots published and not given back, as the broker
-    /// saw them. The client library knows the exact number.
+    /// Requests of this session that were lost with it, as the broker counted them.
     pub lost: u64,
     /// Whether this session's own work was running when it ended.
     pub blamed: bool,

@@ -532,18 +532,14 @@ fn queue_order(session: u64, queue: &Queue) -> (EngineOrder, Vec<Rc<OwnedFd>>) {
     )
 }
 
-/// Wakes everybody who sleeps on a queue of an ended epoch. Gives the slots that were published and not given back.
+/// Wakes everybody who sleeps on a queue of an ended epoch. Gives the number of requests that ended with it.
 fn wake_and_count(segments: &Segments, slot_count: u32) -> u64 {
     let completion = CompletionMap::map(segments.completion.as_fd()).map(Reader::new);
     let submission = SubmissionMap::map(segments.submission.as_fd(), slot_count);
     match (completion, submission) {
         (Ok(completion), Ok(submission)) => {
             completion.wake_all();
-            // The client wrote the tail: any number is possible, and none is believed beyond the ring.
-            submission
-                .tail()
-                .wrapping_sub(completion.head())
-                .min(slot_count.into())
+            submission.lost_count(completion.timeline())
         }
         (Err(fault), _) | (_, Err(fault)) => {
             tracing::warn!("sleepers of an ended epoch wake by their own timeout: {fault}");

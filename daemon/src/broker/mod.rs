@@ -30,7 +30,7 @@ use tensord_shm::error::Code;
 
 use crate::client_log;
 use crate::config::{Config, Isolation};
-use crate::limits::{Account, Charge, FDS_PER_SESSION, FDS_SPARE, MESSAGES_PER_TURN};
+use crate::limits::{Account, Charge, MESSAGES_PER_TURN};
 use crate::link::{EngineOrder, FromBroker, Link, ToBroker, Totals};
 use crate::sandbox::{self, Role};
 
@@ -391,13 +391,6 @@ impl Broker {
             self.renotify(id);
             // What came while no broker was there raised no event here.
             self.hear_client(id);
-        }
-        let need = u64::from(self.config.limits.sessions) * FDS_PER_SESSION + FDS_SPARE;
-        let (soft, _) = nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE)?;
-        if soft < need {
-            tracing::info!(
-                "the limit of {soft} open files is short of {need} for limits.sessions at its full"
-            );
         }
         self.supervisor.send(&FromBroker::Ready, &[])?;
         tracing::info!(sessions = self.sessions.len(), "broker ready");

@@ -29,7 +29,7 @@ use tensord_shm::error::Code;
 
 use crate::client_log;
 use crate::config::{Config, Isolation, TenantRule};
-use crate::limits::{ACCEPTS_PER_TURN, CONSTANTS_KEPT_MAX, FDS_SPARE, KEPT_BYTES_MAX};
+use crate::limits::{ACCEPTS_PER_TURN, CONSTANTS_KEPT_MAX, FDS_PER_SESSION, FDS_SPARE, KEPT_BYTES_MAX};
 use crate::link::{FromBroker, FromEngine, Link, ToBroker, ToEngine};
 use crate::notify;
 use crate::sandbox::{self, Grant, Role};
@@ -86,7 +86,7 @@ const LINK_RETRY: Duration = Duration::from_millis(5);
 pub fn run(options: &Options) -> anyhow::Result<()> {
     let config = options.config()?;
     crate::log::set_filter(&config.log);
-    raise_file_limit()?;
+    raise_file_limit(&config)?;
     let mut mask = SigSet::empty();
     for signal in [
         Signal::SIGTERM,
@@ -168,10 +168,14 @@ fn own_paths(options: &Options, config: &Config, listeners: &[Listener]) -> Vec<
 }
 
 /// Raises the limit on open files to what the system allows; children inherit it.
-fn raise_file_limit() -> anyhow::Result<()> {
+fn raise_file_limit(config: &Config) -> anyhow::Result<()> {
     let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
     if soft < hard {
         setrlimit(Resource::RLIMIT_NOFILE, hard, hard).context("raising RLIMIT_NOFILE")?;
+    }
+    let need = u64::from(config.limits.sessions) * FDS_PER_SESSION + FDS_SPARE;
+    if hard < need {
+        tracing::info!("the limit of {hard} open files is short of the {need} that limits.sessions would need at its full");
     }
     Ok(())
 }
