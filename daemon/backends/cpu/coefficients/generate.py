@@ -104,7 +104,7 @@ print()
 
 half_ln2 = ln2 / 2 * mpf("1.001")
 polynomial("EXP_64", "(e^r - 1 - r) / r^2 on |r| <= log(2)/2", lambda r: (exp(r) - 1 - r) / r**2, -half_ln2, half_ln2, 11, "f64")
-polynomial("EXP_32", "(e^r - 1 - r) / r^2 on |r| <= log(2)/2", lambda r: (exp(r) - 1 - r) / r**2, -half_ln2, half_ln2, 5, "f32")
+polynomial("EXP_32", "(e^r - 1 - r) / r^2 on |r| <= log(2)/2", lambda r: (exp(r) - 1 - r) / r**2, -half_ln2, half_ln2, 6, "f32")
 polynomial("EXP2_32", "(2^r - 1) / r on |r| <= 1/2", lambda r: (2**r - 1) / r, -0.501, 0.501, 7, "f32")
 parts("LN2_64", "log(2); the first part has 42 bits, so that its product with an exponent is exact", ln2, 42, "f64", 2)
 parts("LN2_3_64", "log(2) in three parts", ln2, 42, "f64", 3)
@@ -144,7 +144,7 @@ def erfc_t(t):
     x = 1 / t - 2
     return erfc(x) * exp(x * x)
 polynomial("ERFC_64", "erfc(x) e^(x^2) for t = 1/(x + 2), 1 <= x <= 6", erfc_t, mpf(1) / 8, mpf(1) / 3, 18, "f64")
-polynomial("ERFC_32", "-log(erfc(x)) for 1 <= x <= 4, in x - 2.5", lambda t: -log(erfc(t + mpf("2.5"))), mpf("-1.5"), mpf("1.5"), 9, "f32")
+polynomial("ERFC_32", "-log(erfc(x)) for 1 <= x <= 4, in x - 2.5", lambda t: -log(erfc(t + mpf("2.5"))), mpf("-1.5"), mpf("1.5"), 10, "f32")
 tanh_z = lambda z: (mp.tanh(sqrt(z)) / sqrt(z) - 1) / z
 polynomial("TANH_32", "(tanh(x)/x - 1) / z for z = x^2, |x| <= 0.625", tanh_z, tiny, mpf("0.625") ** 2, 6, "f32")
 

@@ -179,7 +179,11 @@ pub fn tanh(x: f32) -> f32 {
 pub fn sigmoid(x: f32) -> f32 {
     let e = exp(-x.abs());
     let y = if x < 0.0 { e } else { 1.0 };
-    y / (1.0 + e)
+    let sum = 1.0 + e;
+    // What the sum lost is worth a quarter of a unit.
+    let lost = e - (sum - 1.0);
+    let quotient = y / sum;
+    quotient.mul_add(-lost, quotient)
 }
 
 #[inline(always)]
