@@ -138,7 +138,7 @@ polynomial("ASIN_64", "(asin(x)/x - 1) / z for z = x^2 <= 1/4", asin_z, tiny, mp
 atan_z = lambda z: (atan(sqrt(z)) / sqrt(z) - 1) / z
 polynomial("ATAN_64", "(atan(x)/x - 1) / z for z = x^2, x <= sqrt(2) - 1", atan_z, tiny, (sqrt(mpf(2)) - 1) ** 2 * mpf("1.01"), 12, "f64")
 erf_z = lambda z: erf(sqrt(z)) / sqrt(z)
-polynomial("ERF_64", "erf(x)/x for z = x^2 <= 1", erf_z, tiny, mpf(1), 14, "f64")
+polynomial("ERF_64", "erf(x)/x - 1 for z = x^2 <= 1", lambda z: erf_z(z) - 1, tiny, mpf(1), 14, "f64")
 polynomial("ERF_32", "erf(x)/x - 1 for z = x^2 <= 1", lambda z: erf_z(z) - 1, tiny, mpf(1), 8, "f32")
 def erfc_t(t):
     x = 1 / t - 2

@@ -3,6 +3,11 @@
 //! Maxima and minima are written out because the machine's instructions order zeros and NaNs otherwise. The remainders
 //! follow Python: `fmod` is exact for operands of any magnitude.
 
+#![allow(
+    missing_docs,
+    reason = "lane functions have the names and definitions of the operation table"
+)]
+
 macro_rules! basics {
     ($module:ident, $float:ident, $bits:ident, $fraction_bits:literal, $quotient_max:literal) => {
         /// Lane functions of one float type.

@@ -3,6 +3,11 @@
 //! A tile holds f16 and bf16 as f32 values that are already rounded to the dtype, and bool as bytes 0 and 1; every other dtype
 //! as itself. An integer becomes f16 or bf16 by way of f32 (both steps round to nearest even), an f64 directly, with one rounding.
 
+#![allow(
+    missing_docs,
+    reason = "lane functions have the names and definitions of the operation table"
+)]
+
 /// Rounds to the nearest f16, halves to even, and keeps it as f32. NaN stays NaN (quiet, its payload cut as the hardware does).
 #[inline(always)]
 pub fn round_f16(x: f32) -> f32 {

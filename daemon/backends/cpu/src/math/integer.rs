@@ -1,5 +1,10 @@
 //! Lane functions of the integer types, as the operation table defines them: wrapping, and total.
 
+#![allow(
+    missing_docs,
+    reason = "lane functions have the names and definitions of the operation table"
+)]
+
 macro_rules! shared {
     ($int:ident) => {
         #[inline(always)]
@@ -160,11 +165,11 @@ macro_rules! signed {
             #[inline(always)]
             pub fn shift_left(a: $int, b: $int) -> $int {
                 let shifted = a.wrapping_shl(b as u32);
-                if b >= 0 && b < WIDTH { shifted } else { 0 }
+                if (0..WIDTH).contains(&b) { shifted } else { 0 }
             }
             #[inline(always)]
             pub fn shift_right(a: $int, b: $int) -> $int {
-                let far = if b >= 0 && b < WIDTH { b } else { WIDTH - 1 };
+                let far = if (0..WIDTH).contains(&b) { b } else { WIDTH - 1 };
                 a.wrapping_shr(far as u32)
             }
         }

@@ -12,6 +12,11 @@
 //! | 2 | tanh, sigmoid, rsqrt |
 //! | 4 | logaddexp, where its operands cancel |
 
+#![allow(
+    missing_docs,
+    reason = "lane functions have the names and definitions of the operation table"
+)]
+
 use super::basic::single::copy_sign;
 use super::coefficients::*;
 use super::double;

@@ -159,20 +159,4 @@ mod x86 {
         // SAFETY: the caller keeps the rules of `StoreFn`.
         unsafe { super::narrow(to, from, n, convert::f32_to_bf16) };
     }
-
-    /// `convert::round_f16` with the conversion instructions; a [`super::super::TileFn`].
-    #[target_feature(enable = "avx2,fma,f16c")]
-    pub unsafe fn round_f16(dst: *mut u8, a: *const u8, _b: *const u8, _c: *const u8, n: usize) {
-        for i in (0..n).step_by(8) {
-            // SAFETY: n is a multiple of 16, so elements i..i + 8 lie below it.
-            unsafe {
-                let x = _mm256_loadu_ps(a.add(i * 4).cast());
-                let half = _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(x);
-                _mm256_storeu_ps(dst.add(i * 4).cast(), _mm256_cvtph_ps(half));
-            }
-        }
-    }
 }
-
-#[cfg(target_arch = "x86_64")]
-pub(super) use x86::round_f16 as round_f16_x86;

@@ -44,11 +44,9 @@ pub fn elementwise(isa: Isa, function: Elementwise, dtype: DType) -> Option<Kern
 
 /// Rounds f32 values in a tile to f16 or bf16; nothing for other dtypes.
 pub fn round(isa: Isa, dtype: DType) -> Option<TileFn> {
-    match (dtype, isa) {
-        #[cfg(target_arch = "x86_64")]
-        (DType::F16, Isa::Avx2 | Isa::Avx512) => Some(super::storage::round_f16_x86),
-        (DType::F16, _) => Some(unary!(isa, f32 => f32, convert::round_f16)),
-        (DType::Bf16, _) => Some(unary!(isa, f32 => f32, convert::round_bf16)),
+    match dtype {
+        DType::F16 => Some(unary!(isa, f32 => f32, convert::round_f16)),
+        DType::Bf16 => Some(unary!(isa, f32 => f32, convert::round_bf16)),
         _ => None,
     }
 }
