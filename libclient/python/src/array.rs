@@ -22,7 +22,7 @@ use tensord_shm::op::{AxisList, Elementwise, Op, Operand};
 use crate::dtype::{PyDType, dtype_object, dtype_of, scalar_to_python};
 use crate::operators::{NONE, in_place, operator, unary};
 use crate::session::{cast, compute};
-use crate::{dlpack, functions, index, interchange};
+use crate::{dlpack, index, interchange, products};
 
 /// A value that only the thread attached to the interpreter touches.
 struct Attached<T>(UnsafeCell<T>);
@@ -122,16 +122,16 @@ macro_rules! operators {
             }
 
             fn __matmul__(slf: &Bound<'_, Self>, other: &Bound<'_, PyAny>) -> PyResult<Py<PyAny>> {
-                functions::matmul_operator(slf, other, false)
+                products::matmul_operator(slf, other, false)
             }
 
             fn __rmatmul__(slf: &Bound<'_, Self>, other: &Bound<'_, PyAny>) -> PyResult<Py<PyAny>> {
-                functions::matmul_operator(slf, other, true)
+                products::matmul_operator(slf, other, true)
             }
 
             fn __imatmul__(slf: &Bound<'_, Self>, other: &Bound<'_, PyAny>) -> PyResult<()> {
                 let py = slf.py();
-                let result = functions::matmul(py, slf.as_any(), other)?.tensor(py);
+                let result = products::matmul(py, slf.as_any(), other)?.tensor(py);
                 if result.shape() != slf.get().tensor(py).shape() {
                     return Err(PyValueError::new_err("in-place matmul: the result has another shape"));
                 }

@@ -76,10 +76,10 @@ struct Export<M> {
 impl<M> Export<M> {
     fn describe(&mut self, meta: Meta) -> DlTensor {
         let steps = meta.shape.contiguous_strides();
-        for axis in 0..meta.shape.rank() {
-            self.shape[axis] = meta.shape[axis] as i64;
-            self.strides[axis] = steps[axis];
+        for (to, &size) in self.shape.iter_mut().zip(meta.shape.iter()) {
+            *to = size as i64;
         }
+        self.strides = steps;
         let (code, bits) = code_of(meta.dtype);
         DlTensor {
             data: match &mut self.held {

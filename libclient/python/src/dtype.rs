@@ -208,8 +208,12 @@ pub fn result_type(
 pub enum Weak {
     /// `True` or `False`.
     Bool(bool),
-    /// An int of any size that i128 holds.
-    Int(i128),
+    /// An int that i64 holds.
+    Int(i64),
+    /// An int above that which u64 holds.
+    Wide(u64),
+    /// Any other int, as a float sees it.
+    Huge(f64),
     /// A float.
     Float(f64),
 }
@@ -218,21 +222,23 @@ impl Weak {
     /// What a Python object is as a scalar, if it is one. NumPy's scalars count as their Python value.
     #[inline]
     pub fn extract(object: &Bound<'_, PyAny>) -> PyResult<Option<Weak>> {
-        if let Ok(value) = object.cast_exact::<PyFloat>() {
-            return Ok(Some(Weak::Float(value.value())));
+        if object.is_exact_instance_of::<PyFloat>() {
+            return Ok(Some(Weak::Float(object.extract()?)));
         }
-        if let Ok(value) = object.cast_exact::<PyInt>() {
-            return Weak::integer(value.as_any()).map(Some);
+        if object.is_exact_instance_of::<PyInt>() {
+            return Weak::integer(object).map(Some);
         }
         Weak::extract_slow(object)
     }
 
     fn integer(object: &Bound<'_, PyAny>) -> PyResult<Weak> {
-        object
-            .extract::<i64>()
-            .map(i128::from)
-            .or_else(|_| object.extract::<i128>())
-            .map(Weak::Int)
+        if let Ok(value) = object.extract::<i64>() {
+            return Ok(Weak::Int(value));
+        }
+        match object.extract::<u64>() {
+            Ok(value) => Ok(Weak::Wide(value)),
+            Err(_) => object.extract::<f64>().map(Weak::Huge),
+        }
     }
 
     #[cold]
@@ -273,7 +279,7 @@ impl Weak {
     pub fn own_dtype(self) -> DType {
         match self {
             Weak::Bool(_) => DType::Bool,
-            Weak::Int(_) => DEFAULT_INT,
+            Weak::Int(_) | Weak::Wide(_) | Weak::Huge(_) => DEFAULT_INT,
             Weak::Float(_) => DEFAULT_FLOAT,
         }
     }
@@ -283,8 +289,8 @@ impl Weak {
     pub fn meets(self, dtype: DType) -> DType {
         match (self, dtype.kind()) {
             (_, Kind::Float) | (Weak::Bool(_), _) => dtype,
-            (Weak::Int(_), Kind::Bool) => DEFAULT_INT,
-            (Weak::Int(_), _) => dtype,
+            (Weak::Int(_) | Weak::Wide(_) | Weak::Huge(_), Kind::Bool) => DEFAULT_INT,
+            (Weak::Int(_) | Weak::Wide(_) | Weak::Huge(_), _) => dtype,
             (Weak::Float(_), _) => DEFAULT_FLOAT,
         }
     }
@@ -295,21 +301,33 @@ impl Weak {
         match self {
             Weak::Float(value) => Ok(Scalar::from_f64(value, dtype)),
             Weak::Bool(value) => Ok(Scalar::from_i64(i64::from(value), dtype)),
-            Weak::Int(value) => match dtype.kind() {
-                Kind::Float => Ok(Scalar::from_f64(value as f64, dtype)),
-                Kind::Bool => Ok(Scalar(u64::from(value != 0))),
-                _ => {
-                    let (low, high) = integer_range(dtype);
-                    if value < low || value > high {
-                        return Err(PyOverflowError::new_err(format!(
-                            "Python integer {value} is out of range for {dtype} ({low} to {high})"
-                        )));
-                    }
-                    Ok(Scalar(value as u64).truncated(dtype))
-                }
-            },
+            Weak::Int(value) => integer_scalar(i128::from(value), dtype),
+            Weak::Wide(value) => integer_scalar(i128::from(value), dtype),
+            Weak::Huge(value) if dtype.is_float() => Ok(Scalar::from_f64(value, dtype)),
+            Weak::Huge(value) => Err(out_of_range(&format!("of about {value:e}"), dtype)),
         }
     }
+}
+
+fn integer_scalar(value: i128, dtype: DType) -> PyResult<Scalar> {
+    match dtype.kind() {
+        Kind::Float => Ok(Scalar::from_f64(value as f64, dtype)),
+        Kind::Bool => Ok(Scalar(u64::from(value != 0))),
+        Kind::Signed | Kind::Unsigned => {
+            let (low, high) = integer_range(dtype);
+            match (low..=high).contains(&value) {
+                true => Ok(Scalar(value as u64).truncated(dtype)),
+                false => Err(out_of_range(&value.to_string(), dtype)),
+            }
+        }
+    }
+}
+
+fn out_of_range(value: &str, dtype: DType) -> PyErr {
+    let (low, high) = integer_range(dtype);
+    PyOverflowError::new_err(format!(
+        "Python integer {value} is out of range for {dtype} ({low} to {high})"
+    ))
 }
 
 /// Least and greatest value of an integer dtype.

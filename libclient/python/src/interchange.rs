@@ -292,7 +292,20 @@ impl Host {
     /// make it so first.
     fn of(object: &Bound<'_, PyAny>) -> PyResult<Option<Host>> {
         let Ok(buffer) = PyUntypedBuffer::get(object) else {
-            return Host::bfloat16(object);
+            return match object
+                .getattr("ndim")
+                .and_then(|ndim| ndim.extract::<usize>())
+            {
+                // A buffer without axes has no list of sizes, which the view above insists on: one axis, then none.
+                Ok(0) if object.hasattr("reshape")? => {
+                    let mut host = Host::of(&object.call_method1("reshape", ((1,),))?)?;
+                    if let Some(host) = &mut host {
+                        host.meta.shape = Shape::SCALAR;
+                    }
+                    Ok(host)
+                }
+                _ => Host::bfloat16(object),
+            };
         };
         if !buffer.is_c_contiguous() {
             return Ok(None);

@@ -6,13 +6,16 @@
 
 mod array;
 mod attributes;
+mod creation;
 mod dlpack;
 mod dtype;
 mod errors;
 mod functions;
 mod index;
 mod interchange;
+mod movement;
 mod operators;
+mod products;
 mod session;
 mod site;
 
@@ -30,6 +33,9 @@ fn extension(module: &Bound<'_, PyModule>) -> PyResult<()> {
         module.add(dtype.name(), dtype::dtype_object(py, dtype)?)?;
     }
     functions::register(module)?;
+    products::register(module)?;
+    movement::register(module)?;
+    creation::register(module)?;
     interchange::register(module)?;
     module.add_function(wrap_pyfunction!(dlpack::from_dlpack, module)?)?;
     module.add_function(wrap_pyfunction!(dtype::dtype, module)?)?;

@@ -25,7 +25,9 @@ impl Argument {
     /// What a Python object is as an argument; `None` for foreign types.
     #[inline]
     pub fn extract(object: &Bound<'_, PyAny>) -> PyResult<Option<Argument>> {
-        if let Ok(array) = object.cast_exact::<Array>() {
+        if object.is_exact_instance_of::<Array>()
+            && let Ok(array) = object.cast_exact::<Array>()
+        {
             return Ok(Some(Argument::Tensor(array.get().tensor(object.py()))));
         }
         Ok(Weak::extract(object)?.map(Argument::Weak))
@@ -93,12 +95,44 @@ fn meeting(op: &str, arguments: &[&Argument]) -> PyResult<DType> {
 /// A function of two arguments.
 #[inline]
 pub fn binary(py: Python<'_>, function: Elementwise, a: Argument, b: Argument) -> PyResult<Array> {
-    let mut dtype = match (&a, &b) {
-        (Argument::Tensor(x), Argument::Tensor(y)) if x.dtype() == y.dtype() => x.dtype(),
+    // A quotient of integers is a float, and a square is no power: both take the longer way.
+    let plain =
+        |dtype: DType| !matches!(function, Elementwise::Div | Elementwise::Pow) || dtype.is_float();
+    let operands = match (&a, &b) {
+        (Argument::Tensor(x), Argument::Tensor(y))
+            if x.dtype() == y.dtype() && plain(x.dtype()) =>
+        {
+            [Operand::Tensor(x), Operand::Tensor(y)]
+        }
         (Argument::Tensor(x), Argument::Weak(weak))
-        | (Argument::Weak(weak), Argument::Tensor(x)) => weak.meets(x.dtype()),
-        _ => meeting(function.info().name, &[&a, &b])?,
+            if weak.meets(x.dtype()) == x.dtype()
+                && plain(x.dtype())
+                && function != Elementwise::Pow =>
+        {
+            let dtype = x.dtype();
+            [
+                Operand::Tensor(x),
+                Operand::Immediate(dtype, weak.to_scalar(dtype)?),
+            ]
+        }
+        (Argument::Weak(weak), Argument::Tensor(x))
+            if weak.meets(x.dtype()) == x.dtype() && plain(x.dtype()) =>
+        {
+            let dtype = x.dtype();
+            [
+                Operand::Immediate(dtype, weak.to_scalar(dtype)?),
+                Operand::Tensor(x),
+            ]
+        }
+        _ => return mixed(py, function, a, b),
     };
+    elementwise(py, function, &operands).map(Array::new)
+}
+
+/// [`binary`] where something has to be converted or replaced first.
+#[cold]
+fn mixed(py: Python<'_>, function: Elementwise, a: Argument, b: Argument) -> PyResult<Array> {
+    let mut dtype = meeting(function.info().name, &[&a, &b])?;
     if function == Elementwise::Div && dtype.is_integer() {
         dtype = DEFAULT_FLOAT;
     }

@@ -1,20 +1,27 @@
 //! Which line of Python asked: the file and line of the innermost caller outside this package.
 //!
-//! A frame gives its code object and its line; a small cache maps the pair to the site number that the client library
-//! interned, so that a line in a loop costs two calls into the interpreter and a lookup. The cache holds its code
-//! objects, because an address alone may be used again for other code.
+//! A frame gives its code object and the place in it, both at once; a small cache maps the pair to the site number that
+//! the client library interned, so that only the first pass over a line looks at line tables. The cache holds its code
+//! objects, because an address alone may be used again for other code; it never lets one go, so that looking up runs no
+//! foreign code.
 
-use std::cell::RefCell;
+use std::cell::UnsafeCell;
+use std::ffi::c_int;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 
-const CACHE_SLOTS: usize = 1024;
+/// Slots of the cache; each remembers one place in one code object, for good.
+const CACHE_SLOTS: usize = 1 << 13;
+/// Slots looked at for one place.
+const PROBES: usize = 4;
 
 static ENABLED: AtomicBool = AtomicBool::new(true);
 static PACKAGE: PyOnceLock<String> = PyOnceLock::new();
+static CACHE: Cache = Cache(UnsafeCell::new(Vec::new()));
 
 #[derive(Clone, Copy)]
 enum Known {
@@ -25,12 +32,31 @@ enum Known {
 
 struct Slot {
     code: Py<PyAny>,
-    line: i32,
+    place: c_int,
     known: Known,
 }
 
-thread_local! {
-    static CACHE: RefCell<Vec<Option<Slot>>> = const { RefCell::new(Vec::new()) };
+/// The cache, which only the thread attached to the interpreter touches.
+struct Cache(UnsafeCell<Vec<Option<Slot>>>);
+
+// SAFETY: `lookup` is the only user, needs a token of the interpreter and lets no other thread in before it is done.
+unsafe impl Sync for Cache {}
+
+type PlaceOf = unsafe extern "C" fn(*mut ffi::PyFrameObject) -> c_int;
+
+/// What gives a frame's place in its code: the instruction where the interpreter offers that (since 3.11, though not in
+/// the stable interface), because it costs the same anywhere in a function; else the line.
+fn place_of() -> PlaceOf {
+    static FOUND: OnceLock<PlaceOf> = OnceLock::new();
+    *FOUND.get_or_init(|| {
+        // SAFETY: the name is a C string; looking up changes nothing.
+        let found = unsafe { libc::dlsym(libc::RTLD_DEFAULT, c"PyFrame_GetLasti".as_ptr()) };
+        match found.is_null() {
+            true => ffi::PyFrame_GetLineNumber as PlaceOf,
+            // SAFETY: the interpreter's own symbol of that name has this signature since 3.11.
+            false => unsafe { std::mem::transmute::<*mut libc::c_void, PlaceOf>(found) },
+        }
+    })
 }
 
 /// Switches the capture of source lines; returns what it was.
@@ -57,16 +83,14 @@ pub fn current(py: Python<'_>) -> u32 {
     if frame.is_null() {
         return 0;
     }
+    let place_of = place_of();
     // SAFETY: `frame` is a live frame; both calls only read it, the second gives a new reference and never fails.
-    let (line, code) = unsafe {
-        (
-            ffi::PyFrame_GetLineNumber(frame),
-            ffi::PyFrame_GetCode(frame),
-        )
-    };
+    let (place, code) = unsafe { (place_of(frame), ffi::PyFrame_GetCode(frame)) };
     // SAFETY: a new reference to an object, which `Bound` now owns.
-    let code = unsafe { Bound::from_owned_ptr(py, code.cast()) };
-    match lookup(&code, line) {
+    let code: Bound<'_, PyAny> = unsafe { Bound::from_owned_ptr(py, code.cast()) };
+    // SAFETY: the frame is alive, and the call only reads it.
+    let line = || unsafe { ffi::PyFrame_GetLineNumber(frame) };
+    match find(&code, place).unwrap_or_else(|| learn(&code, place, line())) {
         Known::Site(site) => site,
         Known::Internal => {
             // SAFETY: the frame is alive; `Bound` takes a reference of its own.
@@ -76,30 +100,48 @@ pub fn current(py: Python<'_>) -> u32 {
     }
 }
 
+fn first_slot(code: &Bound<'_, PyAny>, place: c_int) -> usize {
+    let address = code.as_ptr().addr() as u64 >> 4;
+    let mixed = (address ^ (place as u64) << 32).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    (mixed >> 40) as usize
+}
+
 #[inline]
-fn lookup(code: &Bound<'_, PyAny>, line: i32) -> Known {
-    let address = code.as_ptr() as usize;
-    let slot = ((address >> 4) ^ (line as usize).wrapping_mul(0x9e37_79b9)) % CACHE_SLOTS;
-    CACHE.with_borrow_mut(|cache| {
-        if let Some(Some(have)) = cache.get(slot)
-            && have.code.as_ptr() == code.as_ptr()
-            && have.line == line
-        {
-            return have.known;
-        }
-        if cache.is_empty() {
-            cache.resize_with(CACHE_SLOTS, || None);
-        }
-        let known = resolve(code, line);
-        let code = code.clone().unbind();
-        // What stood there is dropped by the caller's side of the assignment: a code object runs no Python when it goes.
-        cache[slot] = Some(Slot { code, line, known });
-        known
+fn find(code: &Bound<'_, PyAny>, place: c_int) -> Option<Known> {
+    // SAFETY: `code` shows that this thread is attached, and nothing here lets another one in or runs Python.
+    let cache = unsafe { &*CACHE.0.get() };
+    let first = first_slot(code, place);
+    (0..PROBES).find_map(|probe| {
+        let slot = cache.get((first + probe) % CACHE_SLOTS)?.as_ref()?;
+        (slot.place == place && slot.code.as_ptr() == code.as_ptr()).then_some(slot.known)
     })
 }
 
 #[cold]
-fn resolve(code: &Bound<'_, PyAny>, line: i32) -> Known {
+fn learn(code: &Bound<'_, PyAny>, place: c_int, line: c_int) -> Known {
+    let known = resolve(code, line);
+    let slot = Slot {
+        code: code.clone().unbind(),
+        place,
+        known,
+    };
+    // SAFETY: as in `find`; `resolve` may have run Python, but no reference was held meanwhile.
+    let cache = unsafe { &mut *CACHE.0.get() };
+    if cache.is_empty() {
+        cache.resize_with(CACHE_SLOTS, || None);
+    }
+    let first = first_slot(code, place);
+    // Where every slot is taken the place is looked up anew each time.
+    let free = (0..PROBES)
+        .map(|probe| (first + probe) % CACHE_SLOTS)
+        .find(|&at| cache[at].is_none());
+    if let Some(at) = free {
+        cache[at] = Some(slot);
+    }
+    known
+}
+
+fn resolve(code: &Bound<'_, PyAny>, line: c_int) -> Known {
     let Ok(file) = code
         .getattr("co_filename")
         .and_then(|name| name.extract::<String>())
@@ -122,8 +164,11 @@ fn resolve(code: &Bound<'_, PyAny>, line: i32) -> Known {
 fn outside(inner: &Bound<'_, PyAny>) -> PyResult<u32> {
     let mut frame = inner.getattr("f_back")?;
     while !frame.is_none() {
-        let line = frame.getattr("f_lineno")?.extract::<i32>().unwrap_or(0);
-        match lookup(&frame.getattr("f_code")?, line) {
+        let code = frame.getattr("f_code")?;
+        let line: c_int = frame.getattr("f_lineno")?.extract().unwrap_or(0);
+        // Lines beside instructions in one cache: the sign keeps them apart.
+        let place = -1 - line;
+        match find(&code, place).unwrap_or_else(|| learn(&code, place, line)) {
             Known::Site(site) => return Ok(site),
             Known::Internal => frame = frame.getattr("f_back")?,
         }

@@ -50,7 +50,8 @@ def prepare(value, dtype):
         raise NotImplementedError("tensord has no complex dtypes: no operation of the table takes them")
     if dtype is None:
         # Python's floats have no dtype of their own: they take the default one.
-        dtype = "float32" if isinstance(value, (list, tuple)) and array.dtype == np.float64 else array.dtype.name
+        own = type(value) in (float, list, tuple) and array.dtype == np.float64
+        dtype = "float32" if own else array.dtype.name
     _check_range(value, array, dtype)
     return np.ascontiguousarray(array.astype(_numpy_dtype(dtype), copy=False)).reshape(array.shape)
 

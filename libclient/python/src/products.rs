@@ -1,0 +1,222 @@
+//! Products: `contract` by labels, and the standard's `matmul` as one of its forms.
+//!
+//! `contract` gives what the operation table says (int8 accumulates into int32); the standard's products keep the promoted
+//! dtype and convert back.
+
+use pyo3::exceptions::PyValueError;
+use pyo3::prelude::*;
+use pyo3::types::PyModule;
+use tensord_client::Tensor;
+use tensord_shm::op::{AxisList, Op, Operand};
+
+use crate::array::{Array, swap_last};
+use crate::dtype::promote_or_error;
+use crate::functions::array_argument;
+use crate::operators::NONE;
+use crate::session::{cast, compute};
+
+/// The 1 to 52 letters of one operand as labels.
+fn labels(text: &str) -> PyResult<AxisList<u8>> {
+    let mut numbers = [0u8; 64];
+    let mut len = 0;
+    for letter in text.bytes().filter(|letter| *letter != b' ') {
+        let number = match letter {
+            b'a'..=b'z' => letter - b'a',
+            b'A'..=b'Z' => letter - b'A' + 26,
+            _ => {
+                return Err(PyValueError::new_err(format!(
+                    "contract: labels are letters a-z and A-Z, not {:?} in {text:?}",
+                    char::from(letter)
+                )));
+            }
+        };
+        if len == numbers.len() {
+            break;
+        }
+        numbers[len] = number;
+        len += 1;
+    }
+    AxisList::new(&numbers[..len])
+        .ok_or_else(|| PyValueError::new_err(format!("contract: too many labels in {text:?}")))
+}
+
+/// Einsum of two operands with explicit output labels: `contract(a, b, "ik,kj->ij")`.
+#[pyfunction]
+#[pyo3(name = "contract", signature = (a, b, labels, /))]
+fn contract_labelled(
+    py: Python<'_>,
+    a: &Bound<'_, PyAny>,
+    b: &Bound<'_, PyAny>,
+    labels: &str,
+) -> PyResult<Array> {
+    let wrong = || {
+        PyValueError::new_err(format!(
+            "contract: labels are written \"ik,kj->ij\", not {labels:?}"
+        ))
+    };
+    let (operands, out) = labels.split_once("->").ok_or_else(wrong)?;
+    let (of_a, of_b) = operands.split_once(',').ok_or_else(wrong)?;
+    let op = Op::Contract {
+        a: self::labels(of_a)?,
+        b: self::labels(of_b)?,
+        out: self::labels(out)?,
+    };
+    contract(
+        py,
+        &op,
+        &array_argument("contract", a)?,
+        &array_argument("contract", b)?,
+    )
+}
+
+fn contract(py: Python<'_>, op: &Op, a: &Tensor, b: &Tensor) -> PyResult<Array> {
+    let dtype = match a.dtype() == b.dtype() {
+        true => a.dtype(),
+        false => promote_or_error("contract", a.dtype(), b.dtype())?,
+    };
+    let (a, b) = (cast(py, a, dtype)?, cast(py, b, dtype)?);
+    let made = compute(py, op, &[Operand::Tensor(&a), Operand::Tensor(&b)], NONE)?;
+    Ok(Array::new(made))
+}
+
+/// [`contract`] by label numbers, for the package: results keep the promoted dtype, as the standard's products do.
+#[pyfunction]
+fn contract_numbers(
+    py: Python<'_>,
+    a: &Bound<'_, Array>,
+    b: &Bound<'_, Array>,
+    of_a: Vec<u8>,
+    of_b: Vec<u8>,
+    out: Vec<u8>,
+) -> PyResult<Array> {
+    product(
+        py,
+        &a.get().tensor(py),
+        &b.get().tensor(py),
+        &of_a,
+        &of_b,
+        &out,
+    )
+}
+
+fn product(
+    py: Python<'_>,
+    a: &Tensor,
+    b: &Tensor,
+    of_a: &[u8],
+    of_b: &[u8],
+    out: &[u8],
+) -> PyResult<Array> {
+    let list = |labels: &[u8]| {
+        AxisList::new(labels).ok_or_else(|| PyValueError::new_err("contract: too many axes"))
+    };
+    let op = Op::Contract {
+        a: list(of_a)?,
+        b: list(of_b)?,
+        out: list(out)?,
+    };
+    let dtype = promote_or_error("contract", a.dtype(), b.dtype())?;
+    let made = contract(py, &op, a, b)?.tensor(py);
+    cast(py, &made, dtype).map(Array::new)
+}
+
+/// Matrix product by the standard's rules: vectors and stacks of matrices, stacks broadcast against each other.
+pub fn matmul(py: Python<'_>, a: &Bound<'_, PyAny>, b: &Bound<'_, PyAny>) -> PyResult<Array> {
+    let (a, b) = (array_argument("matmul", a)?, array_argument("matmul", b)?);
+    let (rank_a, rank_b) = (a.shape().rank(), b.shape().rank());
+    if rank_a == 0 || rank_b == 0 {
+        return Err(PyValueError::new_err(format!(
+            "matmul needs at least one axis in each operand: {} and {}",
+            a.shape(),
+            b.shape()
+        )));
+    }
+    let inner = (a.shape()[rank_a - 1], b.shape()[rank_b.max(2) - 2]);
+    if inner.0 != inner.1 {
+        return Err(PyValueError::new_err(format!(
+            "matmul: shapes {} and {} do not fit: the inner sizes are {} and {}",
+            a.shape(),
+            b.shape(),
+            inner.0,
+            inner.1
+        )));
+    }
+    // Labels: 0 the inner axis, 1 rows, 2 columns, 3.. the stacks from the innermost outwards.
+    let stack = |rank: usize| {
+        (0..rank.saturating_sub(2) as u8)
+            .rev()
+            .map(|k| 3 + k)
+            .collect::<Vec<u8>>()
+    };
+    let (mut of_a, mut of_b) = (stack(rank_a), stack(rank_b));
+    let mut out = if of_a.len() >= of_b.len() {
+        of_a.clone()
+    } else {
+        of_b.clone()
+    };
+    if rank_a > 1 {
+        of_a.push(1);
+        out.push(1);
+    }
+    of_a.push(0);
+    of_b.push(0);
+    if rank_b > 1 {
+        of_b.push(2);
+        out.push(2);
+    }
+    for k in 0..of_a.len().min(of_b.len()).saturating_sub(2) {
+        let (x, y) = (a.shape()[rank_a - 3 - k], b.shape()[rank_b - 3 - k]);
+        if x != y && x != 1 && y != 1 {
+            return Err(PyValueError::new_err(format!(
+                "matmul: the stacks of shapes {} and {} cannot be broadcast together",
+                a.shape(),
+                b.shape()
+            )));
+        }
+    }
+    product(py, &a, &b, &of_a, &of_b, &out)
+}
+
+#[pyfunction]
+#[pyo3(name = "matmul", signature = (x1, x2, /))]
+fn matmul_function(
+    py: Python<'_>,
+    x1: &Bound<'_, PyAny>,
+    x2: &Bound<'_, PyAny>,
+) -> PyResult<Array> {
+    matmul(py, x1, x2)
+}
+
+/// `a @ b`; `NotImplemented` for foreign operands.
+pub fn matmul_operator(
+    array: &Bound<'_, Array>,
+    other: &Bound<'_, PyAny>,
+    reflected: bool,
+) -> PyResult<Py<PyAny>> {
+    let py = array.py();
+    if other.cast_exact::<Array>().is_err() {
+        return Ok(py.NotImplemented());
+    }
+    let result = match reflected {
+        false => matmul(py, array.as_any(), other)?,
+        true => matmul(py, other, array.as_any())?,
+    };
+    Ok(Py::new(py, result)?.into_any())
+}
+
+#[pyfunction]
+#[pyo3(signature = (x, /))]
+fn matrix_transpose(py: Python<'_>, x: &Bound<'_, PyAny>) -> PyResult<Array> {
+    swap_last(py, &array_argument("matrix_transpose", x)?)
+}
+
+/// Adds everything here to the extension module.
+pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    macro_rules! add {
+        ($($name:ident)*) => { $(module.add_function(wrap_pyfunction!($name, module)?)?;)* };
+    }
+    add! {
+        contract_labelled contract_numbers matmul_function matrix_transpose
+    }
+    Ok(())
+}
