@@ -209,7 +209,10 @@ impl Ring {
         {
             carried += 1;
         }
-        let value = self.write(&mut encoder, opcode::RELEASE);
+        let slots = (WORDS_MAX - encoder.room()).div_ceil(SLOT_WORDS) as u32;
+        let value = self
+            .make_sure(slots)
+            .and_then(|()| self.write(&mut encoder, opcode::RELEASE));
         self.encoder = Some(encoder);
         if value.is_ok() {
             let kept = self.releases.len() - carried;
@@ -237,11 +240,7 @@ impl Ring {
     /// timeline value.
     #[inline]
     pub(crate) fn commit(&mut self, encoder: &mut Encoder, code: u16) -> Result<u64, Full> {
-        let slots = ((WORDS_MAX - 1 - encoder.room()).div_ceil(SLOT_WORDS)) as u32;
-        if self.producer.reserve(slots).is_err() {
-            self.producer.observe_head(self.reader.head());
-            self.producer.reserve(slots)?;
-        }
+        self.make_sure(((WORDS_MAX - 1 - encoder.room()).div_ceil(SLOT_WORDS)) as u32)?;
         for _ in 0..encoder.free_in_unit().min(self.releases.len()) {
             let Some(handle) = self.releases.pop() else {
                 break;
@@ -255,13 +254,20 @@ impl Ring {
         self.write(encoder, code)
     }
 
+    /// Makes sure of room for a record of so many slots.
+    #[inline]
+    fn make_sure(&mut self, slots: u32) -> Result<(), Full> {
+        if self.producer.reserve(slots).is_err() {
+            self.producer.observe_head(self.reader.head());
+            self.producer.reserve(slots)?;
+        }
+        Ok(())
+    }
+
     #[inline]
     fn write(&mut self, encoder: &mut Encoder, code: u16) -> Result<u64, Full> {
         let words = encoder.finish(None);
         let slots = (words.len() / SLOT_WORDS) as u32;
-        if self.producer.reserve(slots).is_err() {
-            self.producer.observe_head(self.reader.head());
-        }
         let mut slot = self.producer.reserve(slots)?;
         for (index, line) in words.chunks_exact(SLOT_WORDS).enumerate() {
             slot.write(index, line.try_into().expect("chunks of one slot"));

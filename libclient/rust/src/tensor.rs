@@ -1,5 +1,6 @@
 //! Tensors: names of values in the daemon, with their dtype and shape.
 
+use std::cell::RefCell;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Instant;
@@ -23,9 +24,9 @@ const AT_ONCE_BYTES: u64 = 1 << 20;
 /// An immutable value in the daemon. Clones share it; with the last one its name is released, and if nobody needed
 /// the value by then it is never computed.
 #[derive(Clone)]
-pub struct Tensor(pub(crate) Arc<Body>);
+pub struct Tensor(Option<Arc<Body>>);
 
-pub(crate) struct Body {
+struct Body {
     /// Taken only by `drop`.
     lane: Option<Arc<Lane>>,
     /// Changes only when a constant is bound again.
@@ -54,20 +55,14 @@ impl Tensor {
         meta: Meta,
         constant: Option<[u8; 32]>,
     ) -> Tensor {
-        Tensor(Arc::new(Body {
-            lane: Some(Arc::clone(lane)),
-            handle: AtomicU64::new(handle.wire()),
-            value: AtomicU64::new(mark.value),
-            epoch: AtomicU32::new(mark.epoch),
-            meta,
-            uses: OnceLock::new(),
-            constant: constant.map(|hash| {
-                Box::new(Constant {
-                    hash,
-                    adopted: Mutex::new(None),
-                })
-            }),
-        }))
+        let mut tensor = Tensor::like(lane, handle, mark, &meta, meta.dtype);
+        if let (Some(hash), Some(body)) = (constant, tensor.0.as_mut().and_then(Arc::get_mut)) {
+            body.constant = Some(Box::new(Constant {
+                hash,
+                adopted: Mutex::new(None),
+            }));
+        }
+        tensor
     }
 
     /// A tensor of the shape of another one. Copies the shape once, into its place.
@@ -79,7 +74,20 @@ impl Tensor {
         meta: &Meta,
         dtype: DType,
     ) -> Tensor {
-        Tensor(Arc::new(Body {
+        let mut spare = SPARE
+            .try_with(|spare| spare.borrow_mut().pop())
+            .ok()
+            .flatten();
+        if let Some(body) = spare.as_mut().and_then(Arc::get_mut) {
+            body.lane = Some(Arc::clone(lane));
+            *body.handle.get_mut() = handle.wire();
+            *body.value.get_mut() = mark.value;
+            *body.epoch.get_mut() = mark.epoch;
+            body.meta.dtype = dtype;
+            body.meta.shape = meta.shape;
+            return Tensor(spare);
+        }
+        Tensor(Some(Arc::new(Body {
             lane: Some(Arc::clone(lane)),
             handle: AtomicU64::new(handle.wire()),
             value: AtomicU64::new(mark.value),
@@ -90,35 +98,40 @@ impl Tensor {
             },
             uses: OnceLock::new(),
             constant: None,
-        }))
+        })))
+    }
+
+    #[inline(always)]
+    fn body(&self) -> &Body {
+        self.0.as_ref().expect("present until dropped")
     }
 
     /// Element type.
     #[inline]
     pub fn dtype(&self) -> DType {
-        self.0.meta.dtype
+        self.body().meta.dtype
     }
 
     /// Sizes of the axes.
     #[inline]
     pub fn shape(&self) -> &Shape {
-        &self.0.meta.shape
+        &self.body().meta.shape
     }
 
     /// Dtype and shape.
     #[inline]
     pub fn meta(&self) -> &Meta {
-        &self.0.meta
+        &self.body().meta
     }
 
     /// Number of bytes of the value, row-major.
     pub fn byte_count(&self) -> u64 {
-        self.0.meta.shape.count() * self.0.meta.dtype.size() as u64
+        self.body().meta.shape.count() * self.body().meta.dtype.size() as u64
     }
 
     /// Is it shared by content?
     pub fn is_constant(&self) -> bool {
-        self.0.constant.is_some()
+        self.body().constant.is_some()
     }
 
     /// The session and queue that made it.
@@ -140,8 +153,8 @@ impl Tensor {
     /// When it will be there, on its queue's timeline.
     pub fn mark(&self) -> Mark {
         Mark {
-            epoch: self.0.epoch.load(Ordering::Acquire),
-            value: self.0.value.load(Ordering::Relaxed),
+            epoch: self.body().epoch.load(Ordering::Acquire),
+            value: self.body().value.load(Ordering::Relaxed),
         }
     }
 
@@ -159,21 +172,21 @@ impl Tensor {
         };
         here.lane()
             .wait(here.mark(), deadline)
-            .map_err(|error| error.with_result(self.0.meta))
+            .map_err(|error| error.with_result(self.body().meta))
     }
 
     #[inline(always)]
     pub(crate) fn lane(&self) -> &Arc<Lane> {
-        self.0.lane.as_ref().expect("present until dropped")
+        self.body().lane.as_ref().expect("present until dropped")
     }
 
     pub(crate) fn constant(&self) -> Option<&Constant> {
-        self.0.constant.as_deref()
+        self.body().constant.as_deref()
     }
 
     #[inline(always)]
     pub(crate) fn handle_word(&self) -> u64 {
-        self.0.handle.load(Ordering::Relaxed)
+        self.body().handle.load(Ordering::Relaxed)
     }
 
     pub(crate) fn handle(&self) -> Handle {
@@ -183,7 +196,7 @@ impl Tensor {
     #[inline(always)]
     pub(crate) fn epoch(&self) -> u32 {
         // SYNC: pairs with the Release in `rebind`: who sees the epoch sees the handle that belongs to it.
-        self.0.epoch.load(Ordering::Acquire)
+        self.body().epoch.load(Ordering::Acquire)
     }
 
     /// Can a record of this queue in this epoch name it as it is?
@@ -194,15 +207,15 @@ impl Tensor {
 
     /// Names the same constant in a new epoch. Under the lock of its queue's ring.
     pub(crate) fn rebind(&self, handle: Handle, mark: Mark) {
-        self.0.handle.store(handle.wire(), Ordering::Relaxed);
-        self.0.value.store(mark.value, Ordering::Relaxed);
+        self.body().handle.store(handle.wire(), Ordering::Relaxed);
+        self.body().value.store(mark.value, Ordering::Relaxed);
         // SYNC: pairs with the Acquire in `epoch`.
-        self.0.epoch.store(mark.epoch, Ordering::Release);
+        self.body().epoch.store(mark.epoch, Ordering::Release);
     }
 
     /// Remembers that a record of another queue names it.
     pub(crate) fn add_use(&self, used: ForeignUse) {
-        let uses = self.0.uses.get_or_init(Box::default);
+        let uses = self.body().uses.get_or_init(Box::default);
         uses.lock()
             .unwrap_or_else(PoisonError::into_inner)
             .push(used);
@@ -228,13 +241,46 @@ impl Tensor {
     }
 }
 
-impl Drop for Body {
+thread_local! {
+    /// Memory of tensors that this thread has dropped, for those that it makes. They name nothing and hold no session.
+    static SPARE: RefCell<Vec<Arc<Body>>> = const { RefCell::new(Vec::new()) };
+}
+
+/// So many are kept in each thread.
+const SPARE_MAX: usize = 256;
+
+impl Drop for Tensor {
     #[inline]
     fn drop(&mut self) {
+        let Some(mut shared) = self.0.take() else {
+            return;
+        };
+        // Two threads that drop the last two clones at once both pass this by; then `Body` itself ends it.
+        let Some(body) = Arc::get_mut(&mut shared) else {
+            return;
+        };
+        body.end();
+        if body.constant.take().is_none() {
+            // While a thread ends there is no place to keep it.
+            let _ = SPARE.try_with(|spare| {
+                let mut spare = spare.borrow_mut();
+                if spare.len() < SPARE_MAX {
+                    spare.push(shared);
+                }
+            });
+        }
+    }
+}
+
+impl Body {
+    /// Lets the name go.
+    #[inline]
+    fn end(&mut self) {
         let Some(lane) = self.lane.take() else { return };
         if lane.is_foreign() {
             // A forked child must not touch its parent's locks and rings, not even to release.
             std::mem::forget(lane);
+            self.uses.take();
             return;
         }
         let handle = Handle::from_wire(*self.handle.get_mut());
@@ -248,6 +294,13 @@ impl Drop for Body {
                 .ring()
                 .release(handle, epoch, uses, bytes >= AT_ONCE_BYTES);
         }
+    }
+}
+
+impl Drop for Body {
+    #[inline]
+    fn drop(&mut self) {
+        self.end();
     }
 }
 
