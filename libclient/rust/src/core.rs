@@ -342,6 +342,11 @@ impl Core {
         }
     }
 
+    /// Has the broker said that the engine of this epoch ended?
+    pub(crate) fn has_ended(&self, epoch: u32) -> bool {
+        lock(&self.ends).iter().any(|end| end.epoch == epoch)
+    }
+
     /// What became of an epoch that is over.
     pub(crate) fn lost_error(&self, epoch: u32) -> Error {
         if let Some(error) = self.lost.get() {

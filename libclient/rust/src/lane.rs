@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tensord_shm::completion::{QueueState, Reader, SpinPolicy, Waited};
+use tensord_shm::control::RESEND_AFTER;
 use tensord_shm::doorbell::NoticeReceiver;
 use tensord_shm::error::Code;
 use tensord_shm::fork;
@@ -282,7 +283,14 @@ impl Lane {
     fn after_wait(&self, waited: Waited) -> Result<(), Error> {
         match waited {
             Waited::Reached | Waited::Elapsed => Ok(()),
-            Waited::LookAtSocket => self.core.look(Duration::ZERO),
+            Waited::LookAtSocket => {
+                self.core.look(Duration::ZERO)?;
+                // Nothing moves in an epoch that is over: the next news come by the socket.
+                if self.core.has_ended(self.state.epoch()) {
+                    self.core.look(RESEND_AFTER)?;
+                }
+                Ok(())
+            }
             Waited::Closed(state) => self.closed(state),
         }
     }

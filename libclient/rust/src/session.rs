@@ -8,12 +8,14 @@ use std::time::{Duration, Instant};
 use tensord_shm::completion::Waited;
 use tensord_shm::control::{Class, Set, WEIGHT_DEFAULT, Welcome};
 use tensord_shm::error::Code;
+use tensord_shm::record::{Request, opcode};
 
 use crate::core::Core;
 use crate::error::Error;
 use crate::lane::Lane;
 use crate::launch;
 use crate::ring::Mark;
+use crate::site::Site;
 
 /// How a session is opened.
 #[derive(Clone, Debug)]
@@ -157,6 +159,20 @@ impl Session {
     /// Waits for a point of this queue and gives the outcome of that request. With a deadline: `wait_timeout` after it.
     pub fn wait(&self, mark: Mark, deadline: Option<Instant>) -> Result<(), Error> {
         self.lane().wait(mark, deadline)
+    }
+
+    /// Cancels what the daemon has accepted of this queue, from `first` to `last`, and not yet launched.
+    pub fn cancel(&self, first: Mark, last: Mark) -> Result<(), Error> {
+        let request = Request::Cancel {
+            first: first.value,
+            last: last.value,
+        };
+        let lane = self.lane();
+        if first.epoch == last.epoch && first.epoch == lane.state.epoch() {
+            lane.push(&request, opcode::CANCEL, Site::UNKNOWN, first.epoch)?;
+            lane.lock()?.publish();
+        }
+        Ok(())
     }
 
     /// Waits for everything submitted to this queue. Gives the first failure that was not reported yet.
