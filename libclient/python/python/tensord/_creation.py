@@ -46,8 +46,8 @@ def linspace(start, stop, /, num, *, dtype=None, device=None, endpoint=True):
         return core.empty((0,), dtype=dtype)
     parts = num - 1 if endpoint else num
     step = (stop - start) / parts if parts > 0 else 0.0
-    # Steps are taken in float64, rounded once, and the last number is `stop` itself.
-    wide = core.iota((num,), 0, float(start), float(step), core.float64)
+    # Numbers are made in float64 and rounded once to the dtype; the last one is `stop` itself.
+    wide = core.iota((num,), 0, 0.0, 1.0, core.float64) * step + float(start)
     if endpoint and num > 1:
         wide = core.concat([wide[:-1], core.full((1,), float(stop), dtype=core.float64)])
     return wide.astype(dtype)
