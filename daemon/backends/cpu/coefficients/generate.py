@@ -144,7 +144,7 @@ def erfc_t(t):
     x = 1 / t - 2
     return erfc(x) * exp(x * x)
 polynomial("ERFC_64", "erfc(x) e^(x^2) for t = 1/(x + 2), 1 <= x <= 6", erfc_t, mpf(1) / 8, mpf(1) / 3, 18, "f64")
-polynomial("ERFC_32", "-log(erfc(x)) for 1 <= x <= 4, in x - 2.5", lambda t: -log(erfc(t + mpf("2.5"))), mpf("-1.5"), mpf("1.5"), 10, "f32")
+polynomial("ERFC_32", "-log(erfc(x)) for 1 <= x <= 4, in x - 1", lambda t: -log(erfc(t + 1)), 0, 3, 11, "f32")
 tanh_z = lambda z: (mp.tanh(sqrt(z)) / sqrt(z) - 1) / z
 polynomial("TANH_32", "(tanh(x)/x - 1) / z for z = x^2, |x| <= 0.625", tanh_z, tiny, mpf("0.625") ** 2, 6, "f32")
 

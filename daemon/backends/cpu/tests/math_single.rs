@@ -52,7 +52,7 @@ const UNARY: [(Elementwise, Reference, f64); 31] = [
     (Acosh, f64::acosh, 0.51),
     (Atanh, f64::atanh, 0.51),
     (Sigmoid, sigmoid, 2.0),
-    (Erf, |x| erf(x), 2.0),
+    (Erf, |x| erf(x), 1.0),
 ];
 
 #[test]

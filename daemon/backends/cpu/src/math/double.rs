@@ -30,15 +30,23 @@ const LN2: f64 = std::f64::consts::LN_2;
 /// Below this magnitude x^2 does not reach the last place of x.
 const TINY: f64 = f64::from_bits((1023 - 54) << 52);
 
+/// A polynomial, its odd and even powers as two chains that run side by side.
 #[inline(always)]
-fn horner<const N: usize>(x: f64, coefficients: &[f64; N]) -> f64 {
-    let mut sum = coefficients[N - 1];
-    let mut i = N - 1;
-    while i > 0 {
-        i -= 1;
-        sum = sum.mul_add(x, coefficients[i]);
+fn polynomial<const N: usize>(x: f64, coefficients: &[f64; N]) -> f64 {
+    let square = x * x;
+    let (mut sum, mut other) = (coefficients[N - 1], coefficients[N - 2]);
+    let mut i = N - 2;
+    while i >= 2 {
+        i -= 2;
+        sum = sum.mul_add(square, coefficients[i + 1]);
+        other = other.mul_add(square, coefficients[i]);
     }
-    sum
+    // With an odd number of coefficients the constant is still to come, and the chains change places.
+    if i == 1 {
+        sum.mul_add(square, other.mul_add(x, coefficients[0]))
+    } else {
+        sum.mul_add(x, other)
+    }
 }
 
 /// `x` limited to `low..=high`; NaN stays.
@@ -68,7 +76,7 @@ fn exp_core(x: f64, lo: f64) -> (f64, u64) {
     let k = shifted - MAGIC;
     let r = k.mul_add(-LN2_64[0], x);
     let r = r - k.mul_add(LN2_64[1], -lo);
-    let e = (r * r).mul_add(horner(r, &EXP_64), r);
+    let e = (r * r).mul_add(polynomial(r, &EXP_64), r);
     (e, shifted.to_bits().wrapping_sub(MAGIC.to_bits()))
 }
 
@@ -83,7 +91,7 @@ pub fn exp2(x: f64) -> f64 {
     let x = limit(x, -1400.0, 1400.0);
     let shifted = x + MAGIC;
     let r = (x - (shifted - MAGIC)) * LN2;
-    let e = (r * r).mul_add(horner(r, &EXP_64), r);
+    let e = (r * r).mul_add(polynomial(r, &EXP_64), r);
     scale(1.0 + e, shifted.to_bits().wrapping_sub(MAGIC.to_bits()))
 }
 
@@ -116,7 +124,10 @@ fn log_core(f: f64) -> (f64, f64) {
     let s = f / (2.0 + f);
     let z = s * s;
     let half_square = 0.5 * f * f;
-    (half_square, s * z.mul_add(horner(z, &LOG_64), half_square))
+    (
+        half_square,
+        s * z.mul_add(polynomial(z, &LOG_64), half_square),
+    )
 }
 
 /// The logarithm of `x` where `y` is that of a positive finite number.
@@ -205,7 +216,7 @@ fn reduce(x: f64) -> (u64, f64, f64) {
 #[inline(always)]
 fn sin_core(r: f64, lo: f64) -> f64 {
     let z = r * r;
-    r + (r * z).mul_add(horner(z, &SIN_64), (-0.5 * z).mul_add(lo, lo))
+    r + (r * z).mul_add(polynomial(z, &SIN_64), (-0.5 * z).mul_add(lo, lo))
 }
 
 #[inline(always)]
@@ -213,7 +224,7 @@ fn cos_core(r: f64, lo: f64) -> f64 {
     let z = r * r;
     let half = 0.5 * z;
     let w = 1.0 - half;
-    w + (((1.0 - w) - half) + (z * z).mul_add(horner(z, &COS_64), -r * lo))
+    w + (((1.0 - w) - half) + (z * z).mul_add(polynomial(z, &COS_64), -r * lo))
 }
 
 /// Sine of `quadrant` quarter turns and r + lo.
@@ -287,7 +298,7 @@ fn asin_core(a: f64) -> (f64, f64) {
     let error = (-root).mul_add(root, z) / (2.0 * root);
     let error = if root == 0.0 { 0.0 } else { error };
     let s = if upper { root } else { a };
-    let rest = (s * z).mul_add(horner(z, &ASIN_64), if upper { error } else { 0.0 });
+    let rest = (s * z).mul_add(polynomial(z, &ASIN_64), if upper { error } else { 0.0 });
     (s, rest)
 }
 
@@ -333,7 +344,7 @@ fn atan_core(a: f64) -> f64 {
     let eighths = if upper { 1.0 } else { 0.5 };
     let eighths = if middle { eighths } else { 0.0 };
     let z = r * r;
-    let rest = (r * z).mul_add(horner(z, &ATAN_64), eighths * HALF_PI_64[1]);
+    let rest = (r * z).mul_add(polynomial(z, &ATAN_64), eighths * HALF_PI_64[1]);
     eighths * HALF_PI_64[0] + (r + rest)
 }
 
@@ -426,9 +437,9 @@ pub fn sigmoid(x: f64) -> f64 {
 #[inline(always)]
 pub fn erf(x: f64) -> f64 {
     let a = x.abs();
-    let small = a.mul_add(horner(a * a, &ERF_64), a);
+    let small = a.mul_add(polynomial(a * a, &ERF_64), a);
     let far = limit(a, 1.0, 6.0);
-    let large = 1.0 - exp(-far * far) * horner(1.0 / (far + 2.0), &ERFC_64);
+    let large = 1.0 - exp(-far * far) * polynomial(1.0 / (far + 2.0), &ERFC_64);
     copy_sign(if a < 1.0 { small } else { large }, x)
 }
 
@@ -484,7 +495,7 @@ fn log_pair(x: f64) -> (f64, f64) {
     const THIRD_LO: f64 = 1.850371707708594e-17;
     let third = z * THIRD;
     let third_lo = z.mul_add(THIRD, -third) + z.mul_add(THIRD_LO, z_lo * THIRD);
-    let third_lo = (0.5 * z * z).mul_add(horner(z, &LOG_TAIL_64), third_lo);
+    let third_lo = (0.5 * z * z).mul_add(polynomial(z, &LOG_TAIL_64), third_lo);
     let product = s * third;
     let product_lo = s.mul_add(third, -product) + s.mul_add(third_lo, s_lo * third);
     let (a, a_lo) = fast_two_sum(s, product);

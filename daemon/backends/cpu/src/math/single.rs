@@ -26,15 +26,23 @@ const MAGIC: f32 = 12582912.0;
 /// Below this magnitude x^2 does not reach the last place of x.
 const TINY: f32 = f32::from_bits((127 - 25) << 23);
 
+/// A polynomial, its odd and even powers as two chains that run side by side.
 #[inline(always)]
-fn horner<const N: usize>(x: f32, coefficients: &[f32; N]) -> f32 {
-    let mut sum = coefficients[N - 1];
-    let mut i = N - 1;
-    while i > 0 {
-        i -= 1;
-        sum = sum.mul_add(x, coefficients[i]);
+fn polynomial<const N: usize>(x: f32, coefficients: &[f32; N]) -> f32 {
+    let square = x * x;
+    let (mut sum, mut other) = (coefficients[N - 1], coefficients[N - 2]);
+    let mut i = N - 2;
+    while i >= 2 {
+        i -= 2;
+        sum = sum.mul_add(square, coefficients[i + 1]);
+        other = other.mul_add(square, coefficients[i]);
     }
-    sum
+    // With an odd number of coefficients the constant is still to come, and the chains change places.
+    if i == 1 {
+        sum.mul_add(square, other.mul_add(x, coefficients[0]))
+    } else {
+        sum.mul_add(x, other)
+    }
 }
 
 #[inline(always)]
@@ -62,7 +70,7 @@ fn exp_core(x: f32) -> (f32, u32) {
     let k = shifted - MAGIC;
     let r = k.mul_add(-LN2_32[0], x);
     let r = k.mul_add(-LN2_32[1], r);
-    let e = (r * r).mul_add(horner(r, &EXP_32), r);
+    let e = (r * r).mul_add(polynomial(r, &EXP_32), r);
     (e, shifted.to_bits().wrapping_sub(MAGIC.to_bits()))
 }
 
@@ -78,7 +86,7 @@ pub fn exp2(x: f32) -> f32 {
     let shifted = x + MAGIC;
     let r = x - (shifted - MAGIC);
     let k = shifted.to_bits().wrapping_sub(MAGIC.to_bits());
-    scale(r.mul_add(horner(r, &EXP2_32), 1.0), k)
+    scale(r.mul_add(polynomial(r, &EXP2_32), 1.0), k)
 }
 
 #[inline(always)]
@@ -92,7 +100,7 @@ pub fn log(x: f32) -> f32 {
     let k = (exponent as i32 - if small { 152 } else { 127 }) as f32;
     let f = m - 1.0;
     let square = f * f;
-    let rest = (square * f).mul_add(horner(f, &LOG_32), k * LN2_32[1]);
+    let rest = (square * f).mul_add(polynomial(f, &LOG_32), k * LN2_32[1]);
     let y = k.mul_add(LN2_32[0], f - (0.5f32.mul_add(square, -rest)));
     let y = if x == f32::INFINITY { x } else { y };
     let y = if x == 0.0 { f32::NEG_INFINITY } else { y };
@@ -127,10 +135,10 @@ fn reduce(x: f32) -> (u32, f32, f32) {
 #[inline(always)]
 pub fn sin_of_quadrant(quadrant: u32, r: f32, lo: f32) -> f32 {
     let z = r * r;
-    let sine = r + (r * z).mul_add(horner(z, &SIN_32), lo);
+    let sine = r + (r * z).mul_add(polynomial(z, &SIN_32), lo);
     let half = 0.5 * z;
     let w = 1.0 - half;
-    let cosine = w + (((1.0 - w) - half) + (z * z).mul_add(horner(z, &COS_32), -r * lo));
+    let cosine = w + (((1.0 - w) - half) + (z * z).mul_add(polynomial(z, &COS_32), -r * lo));
     let y = if quadrant & 1 == 0 { sine } else { cosine };
     f32::from_bits(y.to_bits() ^ (quadrant & 2) << 30)
 }
@@ -175,7 +183,7 @@ huge! {
 pub fn tanh(x: f32) -> f32 {
     let a = x.abs();
     let z = a * a;
-    let small = (a * z).mul_add(horner(z, &TANH_32), a);
+    let small = (a * z).mul_add(polynomial(z, &TANH_32), a);
     let large = 1.0 - 2.0 / (exp(2.0 * a) + 1.0);
     copy_sign(if a < 0.625 { small } else { large }, x)
 }
@@ -194,9 +202,9 @@ pub fn sigmoid(x: f32) -> f32 {
 #[inline(always)]
 pub fn erf(x: f32) -> f32 {
     let a = x.abs();
-    let small = a.mul_add(horner(a * a, &ERF_32), a);
+    let small = a.mul_add(polynomial(a * a, &ERF_32), a);
     let far = limit(a, 1.0, 4.0);
-    let large = 1.0 - exp(-horner(far - 2.5, &ERFC_32));
+    let large = 1.0 - exp(-polynomial(far - 1.0, &ERFC_32));
     let y = if a < 1.0 { small } else { large };
     copy_sign(if a.is_nan() { a } else { y }, x)
 }
