@@ -177,7 +177,11 @@ impl Broker {
             })
             .map(|number| self.engine_json(number, seen.is_none()))
             .collect();
-        let mut daemon = json!({ "version": env!("CARGO_PKG_VERSION"), "draining": self.draining });
+        let mut daemon = json!({
+            "version": env!("CARGO_PKG_VERSION"),
+            "draining": self.draining,
+            "isolation": self.config.isolation,
+        });
         if seen.is_none() {
             daemon["protocol_errors"] = self.faults.into();
             daemon["tenants"] = self.tenants.len().into();

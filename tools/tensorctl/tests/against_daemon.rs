@@ -1,0 +1,258 @@
+//! What `tensorctl` says: of a daemon with a session at work, and of none.
+//!
+//! The daemon is the real one. It lies beside `tensorctl` in the build's folder, or `TENSORD_DAEMON` names it.
+
+use std::os::unix::net::UnixDatagram;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output};
+use std::time::Duration;
+
+use serde_json::Value;
+use tensord_client::{Elementwise, Options, Session};
+
+const TENSORCTL: &str = env!("CARGO_BIN_EXE_tensorctl");
+
+/// A daemon of its own in a folder of its own; both go with the value.
+struct Daemon {
+    process: Child,
+    folder: PathBuf,
+}
+
+impl Daemon {
+    /// Returns when it says that it is ready.
+    fn start(name: &str) -> Daemon {
+        let folder = folder(name);
+        let program = std::env::var_os("TENSORD_DAEMON").map_or_else(
+            || Path::new(TENSORCTL).with_file_name("tensord"),
+            PathBuf::from,
+        );
+        assert!(
+            program.exists(),
+            "no daemon at {}: cargo build -p tensord-daemon first",
+            program.display()
+        );
+        let ready = UnixDatagram::bind(folder.join("ready")).unwrap();
+        ready
+            .set_read_timeout(Some(Duration::from_secs(60)))
+            .unwrap();
+        let daemon = Daemon {
+            process: Command::new(program)
+                .arg("--socket")
+                .arg(folder.join("tensord.sock"))
+                .env("NOTIFY_SOCKET", folder.join("ready"))
+                .spawn()
+                .unwrap(),
+            folder,
+        };
+        let mut text = [0; 4096];
+        loop {
+            let length = ready
+                .recv(&mut text)
+                .expect("the daemon is ready within a minute");
+            if String::from_utf8_lossy(&text[..length]).contains("READY=1") {
+                return daemon;
+            }
+        }
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.folder.join("tensord.sock")
+    }
+
+    fn session(&self, name: &str) -> Session {
+        Session::connect(Options {
+            socket: Some(self.socket()),
+            name: name.into(),
+            ..Options::default()
+        })
+        .unwrap()
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+        let _ = std::fs::remove_dir_all(&self.folder);
+    }
+}
+
+fn folder(name: &str) -> PathBuf {
+    let folder = std::env::temp_dir().join(format!("tensorctl-{name}-{}", std::process::id()));
+    let _ = std::fs::remove_dir_all(&folder);
+    std::fs::create_dir_all(&folder).unwrap();
+    folder
+}
+
+fn tensorctl(socket: &Path, arguments: &[&str]) -> Output {
+    Command::new(TENSORCTL)
+        .arg("--socket")
+        .arg(socket)
+        .args(arguments)
+        .output()
+        .unwrap()
+}
+
+fn text(output: &Output) -> String {
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+fn json(output: &Output) -> Value {
+    serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {output:?}"))
+}
+
+#[test]
+fn a_session_at_work_is_seen_by_every_command() {
+    let daemon = Daemon::start("work");
+    let session = daemon.session("the-session");
+    let x = session.tensor(&[1.0f32, 2.0, 3.0], &[3]).unwrap();
+    let y = x
+        .scalar(Elementwise::Mul, 2.0)
+        .unwrap()
+        .scalar(Elementwise::Add, 1.0)
+        .unwrap();
+    assert_eq!(y.to_vec::<f32>().unwrap(), [3.0, 5.0, 7.0]);
+
+    let stat = json(&tensorctl(&daemon.socket(), &["stat", "--json"]));
+    let engine = &stat["engines"][0];
+    assert_eq!(
+        (&engine["device"], engine["epoch"].is_u64()),
+        (&"cpu".into(), true),
+        "{stat:#}"
+    );
+    let counters = &engine["counters"];
+    assert!(
+        counters["ops"].as_u64() >= Some(2) && counters["launches"].as_u64() >= Some(1),
+        "{stat:#}"
+    );
+    assert_eq!(counters["requests_failed"], 0);
+    let row = &stat["sessions"][0];
+    assert_eq!(
+        (&row["name"], &row["pid"]),
+        (&"the-session".into(), &std::process::id().into()),
+        "{stat:#}"
+    );
+    for field in [
+        "id",
+        "uid",
+        "tenant",
+        "command",
+        "class",
+        "weight",
+        "device_us",
+        "wait_us",
+        "device_bytes",
+    ] {
+        assert!(!row[field].is_null(), "{field} in {row}");
+    }
+
+    let ps = text(&tensorctl(&daemon.socket(), &["ps"]));
+    assert!(
+        ps.starts_with("SESSION") && ps.contains("the-session"),
+        "{ps}"
+    );
+    let ps = json(&tensorctl(&daemon.socket(), &["ps", "--json"]));
+    assert_eq!(ps["sessions"].as_array().map(Vec::len), Some(1));
+
+    let status = json(&tensorctl(
+        &daemon.folder.join("tensord-admin.sock"),
+        &["status", "--json"],
+    ));
+    assert_eq!(
+        (&status["running"], &status["sessions"]),
+        (&true.into(), &1.into()),
+        "{status:#}"
+    );
+    assert_eq!(
+        (&status["isolation"], &status["degraded"]),
+        (&"device".into(), &Value::Array(Vec::new()))
+    );
+    assert!(
+        status["uptime_s"].is_u64() && status["ops_per_launch"].is_f64(),
+        "{status:#}"
+    );
+    let shown = text(&tensorctl(&daemon.socket(), &["status"]));
+    assert!(
+        shown.contains("well") && shown.contains("cpu, epoch"),
+        "{shown}"
+    );
+}
+
+#[test]
+fn rates_come_complete_and_one_line_each() {
+    let daemon = Daemon::start("rates");
+    let output = tensorctl(
+        &daemon.socket(),
+        &["stat", "--json", "--interval", "0.02", "--count", "3"],
+    );
+    let lines: Vec<Value> = text(&output)
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    assert_eq!(lines.len(), 3);
+    for line in &lines {
+        assert!(
+            line["rates"]["ops"].is_f64() && line["engines"].is_array(),
+            "{line}"
+        );
+    }
+}
+
+#[test]
+fn doctor_finds_the_daemon_and_this_machine_usable() {
+    let daemon = Daemon::start("doctor");
+    let report = json(&tensorctl(&daemon.socket(), &["doctor", "--json"]));
+    let checks = report["checks"].as_array().unwrap();
+    let verdict = |name: &str| {
+        checks
+            .iter()
+            .find(|check| check["name"] == name)
+            .map(|check| check["verdict"].clone())
+    };
+    assert_eq!(
+        (verdict("socket"), verdict("daemon")),
+        (Some("ok".into()), Some("ok".into())),
+        "{report:#}"
+    );
+    assert_eq!(report["ok"], true, "{report:#}");
+    for check in checks {
+        assert_eq!(
+            check["verdict"] == "ok",
+            check["advice"].is_null(),
+            "{check}"
+        );
+    }
+}
+
+#[test]
+fn without_a_daemon_the_status_is_3_and_the_text_says_what_to_do() {
+    let folder = folder("none");
+    let socket = folder.join("none.sock");
+    for command in ["status", "ps", "stat"] {
+        let output = tensorctl(&socket, &[command]);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(
+            (output.status.code(), output.stdout.len()),
+            (Some(3), 0),
+            "{said}"
+        );
+        assert!(
+            said.contains("none.sock") && said.contains("systemctl start tensord"),
+            "{said}"
+        );
+        let output = tensorctl(&socket, &[command, "--json"]);
+        assert_eq!(
+            (output.status.code(), &json(&output)["running"]),
+            (Some(3), &false.into())
+        );
+    }
+    let output = tensorctl(&socket, &["doctor"]);
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(
+        said.contains("fail  socket") && said.contains("-> start it"),
+        "{said}"
+    );
+    std::fs::remove_dir_all(folder).unwrap();
+}
