@@ -59,7 +59,7 @@ $(CARRIED): binaries
 	@cmp -s $(RELEASE)/tensord $@ || install -m 755 $(RELEASE)/tensord $@
 
 $(DONE)/tensord: $(DONE)/venv $(CARRIED) $(PACKAGE_SOURCES)
-	MATURIN_PEP517_ARGS="--profile python" PATH="$(dir $(CARGO)):$$PATH" $(PIP) install --force-reinstall --no-deps ./$(PACKAGE)
+	PATH="$(dir $(CARGO)):$$PATH" $(PIP) install --force-reinstall --no-deps ./$(PACKAGE)
 	$(PIP) install "numpy>=1.26"
 	@touch $@
 
