@@ -17,7 +17,7 @@ pub use backend::{
     Backend, BackendInfo, BackendStats, BufferId, Completed, DeviceFault, Instance, Launch,
     LaunchId, Operand, SealedMemory,
 };
-pub use params::{Address, BoundsError, Params};
+pub use params::{Address, BoundsError, Params, SPACE_RANK_MAX};
 pub use program::{
     Access, Body, Buffer, Contract, Guard, Immediate, Instr, Map, PaddedAxis, Plan, Reduce,
     ScanStep, ScatterStep, Slot, Step, Store, TempSpec, ValueId,

@@ -1,0 +1,76 @@
+//! A thread's own working memory: tile slots, accumulators, pointer tables.
+//!
+//! It grows to what the largest step so far needed and is never handed to another thread; a step carves the pieces
+//! that it needs out of one aligned run, and nothing in it outlives the step.
+
+use crate::contract;
+use crate::tile::Arg;
+
+#[derive(Clone, Copy)]
+#[repr(align(64))]
+struct Line([u8; 64]);
+
+/// Working memory of one thread.
+#[derive(Default)]
+pub struct Scratch {
+    lines: Vec<Line>,
+    temps: Vec<Line>,
+    contraction: contract::Scratch,
+    spare: Vec<Vec<Arg>>,
+}
+
+// SAFETY: the `Arg`s in `spare` are leftovers of finished steps (the vectors are cleared before they are kept), so no pointer
+// is carried to another thread.
+unsafe impl Send for Scratch {}
+
+impl Scratch {
+    /// Start of at least `bytes` bytes, 64-byte aligned, contents undefined but initialised.
+    pub fn reserve(&mut self, bytes: usize) -> *mut u8 {
+        room(&mut self.lines, bytes)
+    }
+
+    /// As [`Scratch::reserve`], for the temporaries of a launch: they live as long as the launch runs.
+    pub fn reserve_temps(&mut self, bytes: usize) -> *mut u8 {
+        room(&mut self.temps, bytes)
+    }
+
+    /// The contraction kernel's own working memory, taken out for the time of a step.
+    pub fn take_contraction(&mut self) -> contract::Scratch {
+        std::mem::take(&mut self.contraction)
+    }
+
+    /// Puts it back.
+    pub fn keep_contraction(&mut self, scratch: contract::Scratch) {
+        self.contraction = scratch;
+    }
+
+    /// An empty vector with whatever capacity an earlier one left.
+    pub fn take_args(&mut self) -> Vec<Arg> {
+        self.spare.pop().unwrap_or_default()
+    }
+
+    /// Keeps a vector's capacity for the next step.
+    pub fn keep_args(&mut self, mut args: Vec<Arg>) {
+        args.clear();
+        self.spare.push(args);
+    }
+
+    /// Bytes held.
+    pub fn bytes(&self) -> u64 {
+        (self.lines.len() + self.temps.len()) as u64 * 64 + self.contraction.bytes()
+    }
+}
+
+fn room(lines: &mut Vec<Line>, bytes: usize) -> *mut u8 {
+    let count = bytes.div_ceil(64);
+    if lines.len() < count {
+        // What was there is of no use: growing need not copy it.
+        *lines = vec![Line([0; 64]); count];
+    }
+    lines.as_mut_ptr().cast()
+}
+
+/// Sizes rounded up so that pieces of one run stay 64-byte aligned.
+pub const fn padded(bytes: usize) -> usize {
+    bytes.div_ceil(64) * 64
+}
