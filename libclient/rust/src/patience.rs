@@ -1,10 +1,11 @@
-//! How a wait passes its first microseconds: with yields while nobody else wants the core, asleep otherwise.
+//! How a wait passes its first microseconds: with yields while that is known to end well, asleep otherwise.
 //!
 //! A yield that returns at once found nobody waiting for this core. One that takes longer gave it to somebody who has
 //! work, and after a few of these a sleep is better for all, this thread included. A yield of more than a millisecond
-//! says that others compute on this core; the next waits then sleep at once.
+//! says that others compute on this core. A wait that yields did not end makes the next ones sleep at once: one, then
+//! two, then four, and many more after a slow yield; a wait that they did end takes half of that back.
 //!
-//! Measured figures stand in the documentation of the benchmark `submit`.
+//! The constants were chosen with the benchmark `steps`, see there.
 
 use std::time::{Duration, Instant};
 
@@ -16,13 +17,18 @@ const SHARED_YIELD: Duration = Duration::from_micros(3);
 const SHARED_YIELDS_MAX: u32 = 3;
 /// A yield longer than this was slow.
 const SLOW_YIELD: Duration = Duration::from_millis(1);
-/// Waits that sleep at once after a slow yield.
-const SLEEP_AT_ONCE: u32 = 64;
+/// Most waits that sleep at once after yields that were in vain.
+const SLEEPS_MAX: u32 = 64;
+/// Fewest and most after a slow yield.
+const SLEEPS_SLOW: (u32, u32) = (256, 16_384);
 
 /// What earlier waits have taught.
 #[derive(Debug, Default)]
 pub(crate) struct Patience {
-    sleep_at_once: u32,
+    /// Waits that still sleep at once.
+    sleeps_left: u32,
+    /// How many it was last time.
+    sleeps: u32,
 }
 
 impl Patience {
@@ -31,8 +37,8 @@ impl Patience {
         if reached() {
             return true;
         }
-        if self.sleep_at_once > 0 {
-            self.sleep_at_once -= 1;
+        if self.sleeps_left > 0 {
+            self.sleeps_left -= 1;
             return false;
         }
         let start = Instant::now();
@@ -40,18 +46,22 @@ impl Patience {
         let mut shared = 0;
         while shared < SHARED_YIELDS_MAX && before - start < YIELD_FOR {
             std::thread::yield_now();
-            if reached() {
-                return true;
-            }
             let now = Instant::now();
             let took = now - before;
             before = now;
             if took > SLOW_YIELD {
-                self.sleep_at_once = SLEEP_AT_ONCE;
-                return false;
+                self.sleeps = (self.sleeps * 4).clamp(SLEEPS_SLOW.0, SLEEPS_SLOW.1);
+                self.sleeps_left = self.sleeps;
+                return reached();
+            }
+            if reached() {
+                self.sleeps /= 2;
+                return true;
             }
             shared += u32::from(took > SHARED_YIELD);
         }
+        self.sleeps = self.sleeps.max((self.sleeps * 2).clamp(1, SLEEPS_MAX));
+        self.sleeps_left = self.sleeps;
         false
     }
 }
@@ -62,15 +72,23 @@ mod tests {
     use std::cell::Cell;
 
     #[test]
-    fn patience_ends_and_what_is_reached_is_seen() {
+    fn yields_in_vain_are_given_up_and_tried_again() {
         let mut patience = Patience::default();
-        assert!(!patience.spin(|| false));
         let looks = Cell::new(0);
-        assert!(
-            patience.spin(|| {
-                looks.set(looks.get() + 1);
-                looks.get() > 1
-            }) || patience.sleep_at_once > 0
-        );
+        let look_in_vain = || {
+            looks.set(looks.get() + 1);
+            false
+        };
+        assert!(!patience.spin(look_in_vain));
+        assert!(looks.get() > 1);
+        // From now on most waits look once and sleep.
+        let mut yielded = 0;
+        for _ in 0..100 {
+            looks.set(0);
+            assert!(!patience.spin(look_in_vain));
+            yielded += u32::from(looks.get() > 1);
+        }
+        assert!(yielded < 10, "{yielded}");
+        assert!(patience.spin(|| true));
     }
 }
