@@ -30,6 +30,9 @@ const FAILURES_MAX: usize = 4096;
 /// Operation codes of the last records are remembered for messages. A power of two.
 const TRAIL_LEN: usize = 4096;
 
+/// Regions in transit above which finished ones are looked for.
+const REGIONS_KEPT: usize = 4;
+
 /// A point of a queue's timeline, in one epoch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Mark {
@@ -336,6 +339,10 @@ impl Ring {
 
     /// Keeps a region until the timeline has passed the request that names it.
     pub(crate) fn keep_region(&mut self, value: u64, region: Staged) {
+        // Memory that was just used is still in a cache: look for finished ones before there are many.
+        if self.regions.len() >= REGIONS_KEPT {
+            self.reclaim_regions();
+        }
         self.regions.push_back((value, region));
     }
 
