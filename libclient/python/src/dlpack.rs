@@ -9,13 +9,13 @@ use pyo3::exceptions::{PyBufferError, PyTypeError, PyValueError};
 use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
-use tensord_client::{Fetched, Tensor};
+use tensord_client::Tensor;
 use tensord_shm::dtype::DType;
 use tensord_shm::layout::RANK_MAX;
 use tensord_shm::op::Meta;
 
 use crate::array::{Array, check_device};
-use crate::interchange::{fetch, upload_bytes};
+use crate::interchange::{Held, fetch, upload_bytes};
 
 /// Device type and number of values on the host.
 pub const HOST: (i32, i32) = (1, 0);
@@ -59,12 +59,6 @@ struct ManagedVersioned {
     tensor: DlTensor,
 }
 
-/// Where an exported tensor's bytes are.
-enum Held {
-    Staging(Fetched),
-    Copy(Vec<u64>),
-}
-
 /// What an exported tensor points into; its address is the context.
 struct Export<M> {
     managed: Option<M>,
@@ -82,10 +76,7 @@ impl<M> Export<M> {
         self.strides = steps;
         let (code, bits) = code_of(meta.dtype);
         DlTensor {
-            data: match &mut self.held {
-                Held::Staging(value) => value.as_ptr().cast_mut().cast(),
-                Held::Copy(words) => words.as_mut_ptr().cast(),
-            },
+            data: self.held.bytes().0.cast_mut().cast(),
             device_type: HOST.0,
             device_id: HOST.1,
             rank: meta.shape.rank() as i32,
@@ -146,16 +137,6 @@ fn capsule<'py>(
     unsafe { Bound::from_owned_ptr_or_err(py, made) }
 }
 
-fn copied(value: &Fetched) -> Vec<u64> {
-    let mut words = vec![0u64; value.len().div_ceil(8)];
-    for (word, bytes) in words.iter_mut().zip(value.chunks(8)) {
-        let mut whole = [0u8; 8];
-        whole[..bytes.len()].copy_from_slice(bytes);
-        *word = u64::from_ne_bytes(whole);
-    }
-    words
-}
-
 /// A capsule over the tensor's value on the host.
 pub fn to_dlpack<'py>(
     py: Python<'py>,
@@ -172,11 +153,8 @@ pub fn to_dlpack<'py>(
     let versioned = max_version.is_some_and(|(major, _)| major >= 1);
     let value = fetch(py, tensor)?;
     let meta = *value.meta();
-    let copies = copy == Some(true) || !versioned;
-    let held = match copies {
-        true => Held::Copy(copied(&value)),
-        false => Held::Staging(value),
-    };
+    let held = Held::new(value, copy == Some(true) || !versioned);
+    let flags = if held.is_copy() { IS_COPIED } else { READ_ONLY };
     let (shape, strides) = ([0; RANK_MAX], [0; RANK_MAX]);
     if versioned {
         let mut export = Box::new(Export {
@@ -186,7 +164,6 @@ pub fn to_dlpack<'py>(
             held,
         });
         let tensor = export.describe(meta);
-        let flags = if copies { IS_COPIED } else { READ_ONLY };
         let context = Box::into_raw(export);
         let managed = ManagedVersioned {
             major: VERSION.0,

@@ -1,10 +1,12 @@
 //! Values in and out of Python: buffers, NumPy, scalars, constants. DLPack is in [`crate::dlpack`].
 //!
 //! A fetched value lies in staging, and the Python object over it keeps it there: NumPy sees it without a second copy.
-//! It is read-only, as the tensor is. What comes in is read through the buffer protocol; where there is none, the
+//! It is read-only, as the tensor is. A program that keeps many values gets copies beyond a budget, so that staging has
+//! room for what is under way. What comes in is read through the buffer protocol; where there is none, the
 //! package's Python side makes a NumPy array first.
 
 use std::ffi::{CStr, c_int, c_void};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use pyo3::buffer::PyUntypedBuffer;
 use pyo3::exceptions::{PyBufferError, PyImportError, PyTypeError, PyValueError};
@@ -24,6 +26,8 @@ use crate::index::support;
 use crate::operators::NONE;
 use crate::session::{cast, create, with};
 
+/// Staging that Python objects may hold; values beyond it are copied out.
+const HELD_BYTES_MAX: usize = 32 << 20;
 /// Values from this size are copied without the interpreter.
 const DETACH_BYTES: usize = 1 << 16;
 
@@ -32,10 +36,62 @@ const DETACH_BYTES: usize = 1 << 16;
 /// A value on the host: a read-only buffer.
 #[pyclass(frozen, name = "Fetched", module = "tensord")]
 pub struct Fetched {
-    value: tensord_client::Fetched,
-    rank: c_int,
+    value: Held,
+    meta: Meta,
     shape: [isize; RANK_MAX],
     strides: [isize; RANK_MAX],
+}
+
+/// Bytes of staging that Python objects hold.
+static HELD_BYTES: AtomicUsize = AtomicUsize::new(0);
+
+/// Where a value's bytes are.
+pub enum Held {
+    /// In staging, counted in [`HELD_BYTES`].
+    Staging(tensord_client::Fetched),
+    /// In memory of its own, in words so that every dtype is aligned.
+    Copy(Vec<u64>, usize),
+}
+
+impl Held {
+    /// Holds a value: in staging while that is within the budget, unless a copy is wanted.
+    pub fn new(value: tensord_client::Fetched, copy: bool) -> Held {
+        let len = value.len();
+        if !copy && HELD_BYTES.fetch_add(len, Ordering::Relaxed) + len <= HELD_BYTES_MAX {
+            return Held::Staging(value);
+        }
+        if !copy {
+            HELD_BYTES.fetch_sub(len, Ordering::Relaxed);
+        }
+        let mut words = vec![0u64; len.div_ceil(8)];
+        for (word, bytes) in words.iter_mut().zip(value.chunks(8)) {
+            let mut whole = [0u8; 8];
+            whole[..bytes.len()].copy_from_slice(bytes);
+            *word = u64::from_ne_bytes(whole);
+        }
+        Held::Copy(words, len)
+    }
+
+    /// First byte, and how many there are.
+    pub fn bytes(&self) -> (*const u8, usize) {
+        match self {
+            Held::Staging(value) => (value.as_ptr(), value.len()),
+            Held::Copy(words, len) => (words.as_ptr().cast(), *len),
+        }
+    }
+
+    /// Is it a copy of its own?
+    pub fn is_copy(&self) -> bool {
+        matches!(self, Held::Copy(..))
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        if let Held::Staging(value) = self {
+            HELD_BYTES.fetch_sub(value.len(), Ordering::Relaxed);
+        }
+    }
 }
 
 /// The buffer protocol's letter for a dtype. NumPy has none for bfloat16: its bits travel as uint16.
@@ -58,19 +114,15 @@ fn format_of(dtype: DType) -> &'static CStr {
 
 impl Fetched {
     fn new(value: tensord_client::Fetched) -> Fetched {
-        let Meta { dtype, shape } = *value.meta();
-        let steps = shape.contiguous_strides();
-        let mut fetched = Fetched {
-            value,
-            rank: shape.rank() as c_int,
-            shape: [0; RANK_MAX],
-            strides: [0; RANK_MAX],
-        };
-        for axis in 0..shape.rank() {
-            fetched.shape[axis] = shape[axis] as isize;
-            fetched.strides[axis] = steps[axis] as isize * dtype.size() as isize;
+        let meta = *value.meta();
+        let (size, steps) = (meta.dtype.size() as isize, meta.shape.contiguous_strides());
+        let sizes = meta.shape;
+        Fetched {
+            value: Held::new(value, false),
+            meta,
+            shape: std::array::from_fn(|axis| sizes.get(axis).map_or(0, |&size| size as isize)),
+            strides: steps.map(|step| step as isize * size),
         }
-        fetched
     }
 
     /// Fills in a buffer request that keeps `owner` alive.
@@ -92,13 +144,14 @@ impl Fetched {
         }
         let asked = |flag: c_int| flags & flag == flag;
         let this = owner.get();
-        let dtype = this.value.meta().dtype;
+        let dtype = this.meta.dtype;
+        let (first, len) = this.value.bytes();
         let filled = ffi::Py_buffer {
-            buf: this.value.as_ptr().cast_mut().cast::<c_void>(),
-            len: this.value.len() as isize,
+            buf: first.cast_mut().cast::<c_void>(),
+            len: len as isize,
             itemsize: dtype.size() as isize,
             readonly: 1,
-            ndim: this.rank,
+            ndim: this.meta.shape.rank() as c_int,
             format: match asked(ffi::PyBUF_FORMAT) {
                 true => format_of(dtype).as_ptr().cast_mut(),
                 false => std::ptr::null_mut(),
@@ -217,7 +270,8 @@ pub fn to_numpy<'py>(
     }
 }
 
-/// The value of an array as a NumPy array, read-only and without a second copy.
+/// The value of an array as a NumPy array, read-only and without a second copy: it lies in memory shared with the daemon
+/// until it is collected. A child forked meanwhile must copy it before the parent lets it go.
 #[pyfunction]
 #[pyo3(signature = (x, /))]
 pub fn asnumpy<'py>(py: Python<'py>, x: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {

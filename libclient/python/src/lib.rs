@@ -22,7 +22,7 @@ mod site;
 use pyo3::prelude::*;
 
 /// The extension module under the package.
-#[pymodule(name = "_tensord")]
+#[pymodule(name = "_tensord", gil_used = true)]
 fn extension(module: &Bound<'_, PyModule>) -> PyResult<()> {
     let py = module.py();
     module.add_class::<array::Array>()?;

@@ -13,7 +13,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[3]
 def find_daemon():
     named = os.environ.get("TENSORD_DAEMON")
     candidates = [pathlib.Path(named)] if named else []
-    candidates.append(ROOT / "target" / "release" / "tensord")
+    candidates.append(pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "release" / "tensord")
     for path in candidates:
         if os.access(path, os.X_OK):
             return path

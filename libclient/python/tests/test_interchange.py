@@ -81,6 +81,15 @@ def test_numpy_sees_the_value_without_a_second_copy(xp):
     np.testing.assert_array_equal(view, want[10])
 
 
+def test_values_that_are_kept_do_not_eat_the_staging(xp):
+    x = xp.asarray(values((1 << 20,), "float32"))
+    want = xp.asnumpy(x).copy()
+    kept = [xp.asnumpy(x) for _ in range(64)]
+    assert float(x[3]) == want[3]
+    for one in kept:
+        np.testing.assert_array_equal(one, want)
+
+
 def test_buffer_protocol(xp):
     x = xp.asarray(values((2, 3), "int16"))
     view = memoryview(x)
