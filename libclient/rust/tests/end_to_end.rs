@@ -396,6 +396,40 @@ fn an_engine_that_is_killed_comes_back_with_the_constants() {
 }
 
 #[test]
+fn every_epoch_is_as_good_as_the_first() {
+    let daemon = Daemon::start("epochs");
+    let session = daemon.session();
+    let other = session.queue().unwrap();
+    let mut slowest = Duration::ZERO;
+    for round in 0..10u32 {
+        let mut x = session.tensor(&[1.0f32; 500], &[500]).unwrap();
+        let y = other.tensor(&[1.0f32; 500], &[500]).unwrap();
+        y.wait().unwrap();
+        daemon.kill("engine");
+        let killed = Instant::now();
+        let error = loop {
+            match x.unary(Elementwise::Neg) {
+                Ok(next) => x = next,
+                Err(error) => break error,
+            }
+            if let Err(error) = x.wait() {
+                break error;
+            }
+        };
+        assert_eq!(error.code(), Code::Lost, "{error}");
+        assert!(error.message().contains("signal 9"), "{error}");
+        assert_eq!(session.info().epoch, other.info().epoch);
+        assert_eq!(y.unary(Elementwise::Neg).unwrap_err().code(), Code::Lost);
+        for queue in [&session, &other] {
+            let value = f64::from(round);
+            queue.full(&[4], value, DType::F32).unwrap().wait().unwrap();
+        }
+        slowest = slowest.max(killed.elapsed());
+    }
+    println!("back after {slowest:?} at most");
+}
+
+#[test]
 fn a_broker_that_is_killed_is_not_noticed() {
     let daemon = Daemon::start("broker");
     let session = daemon.session();

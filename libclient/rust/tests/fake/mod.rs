@@ -17,7 +17,7 @@ use std::time::Duration;
 use nix::sys::socket::{
     AddressFamily, Backlog, SockFlag, SockType, UnixAddr, accept4, bind, listen, socket,
 };
-use tensord_shm::completion::{ErrorEntry, Writer, parking_fence};
+use tensord_shm::completion::{ErrorEntry, Writer};
 use tensord_shm::control::{
     Class, ControlError, EngineLost, MESSAGE_BYTES, Message, QueueGrant, Reply, Request as Asked,
     SessionLimits, StagingGrant, Welcome,
@@ -162,7 +162,21 @@ struct Queue {
     consumer: Consumer,
     writer: Writer,
     notice: Option<NoticeSender>,
+    doorbell: OwnedFd,
+    /// Nothing is taken before the doorbell rings.
+    parked: bool,
     value: u64,
+}
+
+impl Queue {
+    /// Is there a reason to look at the ring?
+    fn is_awake(&mut self) -> bool {
+        if self.parked && nix::unistd::read(&self.doorbell, &mut [0; 8]).is_ok() {
+            self.parked = false;
+            self.writer.set_need_wakeup(false);
+        }
+        !self.parked
+    }
 }
 
 fn say(socket: BorrowedFd<'_>, sequence: u64, body: Reply, fds: &[BorrowedFd<'_>]) {
@@ -194,6 +208,8 @@ fn make_queue(slot_count: u32, notify: bool) -> (Vec<OwnedFd>, Queue) {
         submission: map,
         writer,
         notice,
+        doorbell: doorbell.as_fd().try_clone_to_owned().unwrap(),
+        parked: false,
         value: 0,
     };
     (fds, queue)
@@ -257,7 +273,9 @@ impl Daemon {
             say(session.socket.as_fd(), 0, Reply::EngineLost(lost), &[]);
             for number in 0..session.queues.len() {
                 let (fds, mut queue) = make_queue(self.slot_count, false);
-                queue.notice = session.queues[number].notice.take();
+                let old = &mut session.queues[number];
+                queue.notice = old.notice.take();
+                queue.doorbell = old.doorbell.try_clone().unwrap();
                 session.queues[number].writer.end(queue.notice.as_ref());
                 session.queues[number] = queue;
                 let grant = QueueGrant {
@@ -356,6 +374,10 @@ impl Session {
         let mut buffer = RecordBuf::new();
         for number in 0..self.queues.len() {
             let queue = &mut self.queues[number];
+            if !queue.is_awake() {
+                continue;
+            }
+            let before = queue.value;
             if let Err(fault) = queue.consumer.refresh() {
                 knobs.violations.lock().unwrap().push(fault.to_string());
                 return;
@@ -373,7 +395,9 @@ impl Session {
             queue
                 .writer
                 .wake_if_asleep(&queue.submission, queue.notice.as_ref());
-            parking_fence();
+            if queue.value == before {
+                queue.parked = queue.writer.park(&mut queue.consumer);
+            }
         }
     }
 
