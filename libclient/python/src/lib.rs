@@ -7,6 +7,7 @@
 mod array;
 mod attributes;
 mod creation;
+mod debug;
 mod dlpack;
 mod dtype;
 mod errors;
@@ -45,6 +46,7 @@ fn extension(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(session::stat_json, module)?)?;
     module.add_function(wrap_pyfunction!(session::synchronize, module)?)?;
     module.add_function(wrap_pyfunction!(session::flush, module)?)?;
+    module.add_function(wrap_pyfunction!(debug::set_debug, module)?)?;
     module.add_function(wrap_pyfunction!(site::set_sites, module)?)?;
     module.add_function(wrap_pyfunction!(site::site, module)?)?;
     module.add_function(wrap_pyfunction!(site::set_package, module)?)?;

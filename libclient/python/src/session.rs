@@ -20,7 +20,7 @@ use tensord_shm::error::Code;
 use tensord_shm::fork;
 use tensord_shm::op::{Elementwise, Op, Operand};
 
-use crate::errors;
+use crate::{debug, errors};
 
 /// How often a wait looks for signals.
 const SIGNALS_EVERY: Duration = Duration::from_millis(200);
@@ -270,9 +270,12 @@ pub fn elementwise(
     operands: &[Operand<&Tensor>],
 ) -> PyResult<Tensor> {
     let site = Site(crate::site::current(py));
-    on(py, operands, |session| {
-        session.elementwise(function, operands, site)
-    })
+    let submit = |session: &Session| session.elementwise(function, operands, site);
+    let tensor = on(py, operands, submit)?;
+    if debug::is_on() {
+        debug::check(py, &tensor.session(), function.info().name, &tensor, site)?;
+    }
+    Ok(tensor)
 }
 
 /// Submits an operation.
@@ -283,9 +286,12 @@ pub fn compute(
     immediates: [Scalar; 2],
 ) -> PyResult<Tensor> {
     let site = Site(crate::site::current(py));
-    on(py, operands, |session| {
-        session.submit(op, operands, immediates, site)
-    })
+    let submit = |session: &Session| session.submit(op, operands, immediates, site);
+    let tensor = on(py, operands, submit)?;
+    if debug::is_on() {
+        debug::check(py, &tensor.session(), op.name(), &tensor, site)?;
+    }
+    Ok(tensor)
 }
 
 /// Submits to this thread's queue; where the operands belong to an earlier session that is still there, to theirs.

@@ -115,6 +115,21 @@ def test_lines_inside_the_package_are_not_named(xp):
     assert xp.set_sites(was) is False
 
 
+def test_debugging_stops_at_the_first_nan(environment):
+    code = """
+import tensord as xp
+x = xp.asarray([1.0, -1.0])
+y = x + 1.0
+try:
+    z = xp.log(y - 1.0)
+except FloatingPointError as error:
+    print(error)
+"""
+    message = run(code, dict(environment, TENSORD_DEBUG="sync,nan"))
+    assert message.startswith("log gave a NaN") and "<string>:6" in message
+    assert run(code, environment) == ""
+
+
 # -------------------------------------------------------------------------------------------------- threads
 
 

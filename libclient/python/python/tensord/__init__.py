@@ -11,6 +11,7 @@ Beyond the standard: ``contract``, ``window``, ``pad``, ``constant``, ``asnumpy`
 
 import json as _json
 import os as _os
+import warnings as _warnings
 
 from . import _tensord as _core
 
@@ -28,6 +29,8 @@ def _name_daemon():
 
 
 _name_daemon()
+for _word in _core.set_debug(_os.environ.get("TENSORD_DEBUG", "")):
+    _warnings.warn(f"TENSORD_DEBUG: sync and nan are known here, {_word} is not", stacklevel=2)
 
 from math import e, inf, nan, pi  # noqa: E402
 
