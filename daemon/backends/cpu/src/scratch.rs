@@ -8,7 +8,7 @@ use crate::tile::Arg;
 
 #[derive(Clone, Copy)]
 #[repr(align(64))]
-struct Line([u8; 64]);
+struct Line(#[allow(dead_code)] [u8; 64]);
 
 /// Working memory of one thread.
 #[derive(Default)]

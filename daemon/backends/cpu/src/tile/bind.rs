@@ -223,7 +223,9 @@ impl Bound {
             axis -= 1;
             if sizes[axis] == 1 {
                 sizes.remove(axis);
-                all.iter_mut().for_each(|strides| drop(strides.remove(axis)));
+                for strides in &mut all {
+                    strides.remove(axis);
+                }
                 continue;
             }
             let Some(&inner) = sizes.get(axis + 1) else {

@@ -184,11 +184,6 @@ impl<'a> Evaluator<'a> {
         self.lane_size(0)
     }
 
-    /// A value of the last tile.
-    pub fn value(&self, value: u32) -> Arg {
-        self.args[value as usize]
-    }
-
     /// A value of the last tile, written out: at least its `n` elements.
     ///
     /// # Safety

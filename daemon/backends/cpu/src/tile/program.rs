@@ -259,6 +259,10 @@ impl Program {
         let mut free: Vec<u16> = Vec::new();
         let mut count = 0u16;
         let is_scalar = |value: Value| self.scalars.iter().any(|&(v, _)| v == value);
+        let is_load = |value: Value| {
+            let made = self.ops.iter().find(|placed| placed.value == value);
+            made.is_some_and(|placed| matches!(placed.op, Op::Load { .. }))
+        };
         for (at, placed) in self.ops.iter().enumerate() {
             let size = lane_size(self.dtypes[usize::from(placed.value)]);
             let mut ending: Vec<Value> = operands(&placed.op)
@@ -268,9 +272,12 @@ impl Program {
             ending.sort_unstable();
             ending.dedup();
             let in_place = matches!(placed.op, Op::Apply { .. } | Op::Mask { .. });
-            let (early, late): (Vec<Value>, Vec<Value>) = ending
-                .into_iter()
-                .partition(|&arg| in_place && lane_size(self.dtypes[usize::from(arg)]) == size);
+            // A load may turn out to be one element for all, written out some elements at a time: its slot is read again
+            // after the first of the result were written.
+            let (early, late): (Vec<Value>, Vec<Value>) = ending.into_iter().partition(|&arg| {
+                let fits = lane_size(self.dtypes[usize::from(arg)]) == size;
+                in_place && fits && !is_load(arg)
+            });
             free.extend(early.iter().map(|&arg| self.slots[usize::from(arg)]));
             let slot = free.pop().unwrap_or_else(|| {
                 count += 1;

@@ -293,10 +293,12 @@ impl Builder {
             }
             4 => return self.gather(sizes, body, dtypes),
             _ => {
+                // Of a NaN's sign nothing is promised, and these show it.
+                let unfit = [Elementwise::Select, Elementwise::CopySign, Elementwise::Signbit];
                 let functions: Vec<Elementwise> = Elementwise::ALL
                     .iter()
                     .copied()
-                    .filter(|f| f.info().domain.contains(dtype) && *f != Elementwise::Select)
+                    .filter(|f| f.info().domain.contains(dtype) && !unfit.contains(f))
                     .collect();
                 let simple = [Elementwise::Add, Elementwise::Mul, Elementwise::Sub, Elementwise::Maximum, Elementwise::Fma, Elementwise::Neg];
                 let function = match self.rng.one_in(2) {
