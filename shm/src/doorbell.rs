@@ -35,6 +35,11 @@ impl Doorbell {
         Self { fd, rung_for: 0 }
     }
 
+    /// Forgets what was rung for: in a new epoch the engine counts its parks from the start.
+    pub fn begin_epoch(&mut self) {
+        self.rung_for = 0;
+    }
+
     /// Rings if the engine is parked and has not been rung for this park; call it after each `Producer::publish`. True
     /// if it rang.
     #[inline]

@@ -108,7 +108,8 @@ impl Client {
         loop {
             self.socket.send(sequence, request)?;
             while let Some((message, fds)) = self.socket.receive(Some(RESEND_AFTER))? {
-                if message.sequence == sequence {
+                let is_refused = message.sequence == 0 && matches!(message.body, Reply::Error(_));
+                if message.sequence == sequence || is_refused {
                     return Ok((message.body, fds));
                 }
                 self.notice(message, fds);
@@ -132,8 +133,9 @@ impl Client {
                 self.queue = Some(queue);
                 return;
             }
-            let mut fds = fds.into_iter();
-            self.queue = Some(Queue::open(grant, fds.next().unwrap(), fds.next().unwrap(), queue.doorbell));
+            let (mut fds, mut doorbell) = (fds.into_iter(), queue.doorbell);
+            doorbell.begin_epoch();
+            self.queue = Some(Queue::open(grant, fds.next().unwrap(), fds.next().unwrap(), doorbell));
         }
     }
 
