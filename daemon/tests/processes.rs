@@ -14,10 +14,16 @@ mod cases;
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let is_daemon = ["--role", "--config", "--socket", "--self-test-sandbox"];
-    if arguments.iter().any(|argument| is_daemon.contains(&argument.as_str())) {
+    if arguments
+        .iter()
+        .any(|argument| is_daemon.contains(&argument.as_str()))
+    {
         return tensord_daemon::process::main(support::noop::make);
     }
-    let filters: Vec<&String> = arguments.iter().filter(|argument| !argument.starts_with('-')).collect();
+    let filters: Vec<&String> = arguments
+        .iter()
+        .filter(|argument| !argument.starts_with('-'))
+        .collect();
     if arguments.iter().any(|argument| argument == "--list") {
         for (name, _) in cases::ALL {
             println!("{name}: test");

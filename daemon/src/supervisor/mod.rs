@@ -29,7 +29,9 @@ use tensord_shm::error::Code;
 
 use crate::client_log;
 use crate::config::{Config, Isolation, TenantRule};
-use crate::limits::{ACCEPTS_PER_TURN, CONSTANTS_KEPT_MAX, FDS_PER_SESSION, FDS_SPARE, KEPT_BYTES_MAX};
+use crate::limits::{
+    ACCEPTS_PER_TURN, CONSTANTS_KEPT_MAX, FDS_PER_SESSION, FDS_SPARE, KEPT_BYTES_MAX,
+};
 use crate::link::{FromBroker, FromEngine, Link, ToBroker, ToEngine};
 use crate::notify;
 use crate::sandbox::{self, Grant, Role};
@@ -175,7 +177,9 @@ fn raise_file_limit(config: &Config) -> anyhow::Result<()> {
     }
     let need = u64::from(config.limits.sessions) * FDS_PER_SESSION + FDS_SPARE;
     if hard < need {
-        tracing::info!("the limit of {hard} open files is short of the {need} that limits.sessions would need at its full");
+        tracing::info!(
+            "the limit of {hard} open files is short of the {need} that limits.sessions would need at its full"
+        );
     }
     Ok(())
 }

@@ -22,7 +22,9 @@ pub fn killed_clients_leave_nothing_behind() {
         // Gone without a word, in the middle of things.
         drop(clients);
     }
-    eventually("nothing stays", || ((daemon.fds(), daemon.maps()) == before).then_some(()));
+    eventually("nothing stays", || {
+        ((daemon.fds(), daemon.maps()) == before).then_some(())
+    });
     assert_eq!(daemon.stat()["sessions"].as_array().unwrap().len(), 1);
     assert!(stays.round_trip());
 }
@@ -40,5 +42,11 @@ pub fn a_thousand_sessions_connect() {
     assert!(clients.iter_mut().all(Client::round_trip));
     assert!(each <= 64 * 1024, "{each} bytes for an idle session");
     drop((clients, first));
-    eventually("they end", || daemon.stat()["sessions"].as_array().unwrap().is_empty().then_some(()));
+    eventually("they end", || {
+        daemon.stat()["sessions"]
+            .as_array()
+            .unwrap()
+            .is_empty()
+            .then_some(())
+    });
 }

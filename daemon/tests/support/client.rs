@@ -36,7 +36,12 @@ pub struct Queue {
 }
 
 impl Queue {
-    fn open(grant: QueueGrant, submission: OwnedFd, completion: OwnedFd, doorbell: Doorbell) -> Queue {
+    fn open(
+        grant: QueueGrant,
+        submission: OwnedFd,
+        completion: OwnedFd,
+        doorbell: Doorbell,
+    ) -> Queue {
         let submission = SubmissionMapMut::map(submission.as_fd(), grant.slot_count).unwrap();
         Queue {
             grant,
@@ -68,13 +73,25 @@ impl Client {
     /// A connection without a session.
     pub fn bare(path: &Path) -> Client {
         let socket = ControlSocket::connect(path).unwrap();
-        Client { socket, sequence: 0, welcome: None, queue: None, lost: Vec::new(), draining: false }
+        Client {
+            socket,
+            sequence: 0,
+            welcome: None,
+            queue: None,
+            lost: Vec::new(),
+            draining: false,
+        }
     }
 
     /// A session.
     pub fn connect(path: &Path) -> Client {
         let mut client = Client::bare(path);
-        client.hello(Hello { name: "test".into(), ..Hello::default() }).unwrap();
+        client
+            .hello(Hello {
+                name: "test".into(),
+                ..Hello::default()
+            })
+            .unwrap();
         client
     }
 
@@ -102,7 +119,10 @@ impl Client {
         self.try_ask(request).unwrap()
     }
 
-    pub fn try_ask(&mut self, request: &Request) -> Result<(Reply, Vec<OwnedFd>), ControlSocketError> {
+    pub fn try_ask(
+        &mut self,
+        request: &Request,
+    ) -> Result<(Reply, Vec<OwnedFd>), ControlSocketError> {
         self.sequence += 1;
         let sequence = self.sequence;
         loop {
@@ -123,7 +143,10 @@ impl Client {
             Reply::Epoch(grant) => self.move_to(grant, fds),
             Reply::Draining => self.draining = true,
             // An answer to a request that was sent twice and answered twice.
-            other => assert!(message.sequence != 0 && message.sequence < self.sequence, "{other:?}"),
+            other => assert!(
+                message.sequence != 0 && message.sequence < self.sequence,
+                "{other:?}"
+            ),
         }
     }
 
@@ -135,7 +158,12 @@ impl Client {
             }
             let (mut fds, mut doorbell) = (fds.into_iter(), queue.doorbell);
             doorbell.begin_epoch();
-            self.queue = Some(Queue::open(grant, fds.next().unwrap(), fds.next().unwrap(), doorbell));
+            self.queue = Some(Queue::open(
+                grant,
+                fds.next().unwrap(),
+                fds.next().unwrap(),
+                doorbell,
+            ));
         }
     }
 
@@ -160,7 +188,12 @@ impl Client {
         let value = self.queue.as_mut().unwrap().submit(opcode::NOOP);
         loop {
             let queue = self.queue.as_mut().unwrap();
-            match queue.reader.wait(&queue.submission, value, None, &mut SpinPolicy::sleep_at_once()) {
+            match queue.reader.wait(
+                &queue.submission,
+                value,
+                None,
+                &mut SpinPolicy::sleep_at_once(),
+            ) {
                 Waited::Reached => return true,
                 _ => self.look(),
             }
@@ -174,7 +207,10 @@ impl Client {
         match self.ask(&Request::Stat) {
             (Reply::Stat { bytes }, mut fds) => {
                 let mut text = String::new();
-                File::from(fds.pop().unwrap()).take(bytes).read_to_string(&mut text).unwrap();
+                File::from(fds.pop().unwrap())
+                    .take(bytes)
+                    .read_to_string(&mut text)
+                    .unwrap();
                 serde_json::from_str(&text).unwrap()
             }
             other => panic!("stat was answered by {other:?}"),
@@ -186,7 +222,13 @@ impl Client {
         let mut words = None;
         loop {
             match self.socket.receive(None) {
-                Ok(Some((Message { body: Reply::Error(error), .. }, _))) => words = Some(error),
+                Ok(Some((
+                    Message {
+                        body: Reply::Error(error),
+                        ..
+                    },
+                    _,
+                ))) => words = Some(error),
                 Ok(_) => {}
                 Err(_) => return words,
             }

@@ -35,8 +35,15 @@ impl Daemon {
             .stderr(std::fs::File::create(&log).unwrap())
             .spawn()
             .unwrap();
-        let daemon = Daemon { folder, socket, process, log };
-        eventually("the daemon says that it serves", || daemon.log().contains("tensord serves").then_some(()));
+        let daemon = Daemon {
+            folder,
+            socket,
+            process,
+            log,
+        };
+        eventually("the daemon says that it serves", || {
+            daemon.log().contains("tensord serves").then_some(())
+        });
         daemon
     }
 
@@ -58,7 +65,10 @@ impl Daemon {
 
     /// The process of the child in that role, when there is one.
     pub fn child(&self, role: &str) -> Option<i32> {
-        children(self.pid()).into_iter().find(|(_, line)| line.contains(&format!("--role\0{role}\0"))).map(|(pid, _)| pid)
+        children(self.pid())
+            .into_iter()
+            .find(|(_, line)| line.contains(&format!("--role\0{role}\0")))
+            .map(|(pid, _)| pid)
     }
 
     pub fn broker(&self) -> i32 {
@@ -77,7 +87,9 @@ impl Daemon {
     pub fn kill_and_await(&self, role: &str) {
         let pid = eventually("there is such a child", || self.child(role));
         self.signal(pid, Signal::SIGKILL);
-        eventually("another took its place", || self.child(role).filter(|next| *next != pid));
+        eventually("another took its place", || {
+            self.child(role).filter(|next| *next != pid)
+        });
     }
 
     pub fn wait(&mut self) -> ExitStatus {
@@ -97,21 +109,37 @@ impl Daemon {
         let mut pids = vec![self.pid()];
         pids.extend(children(self.pid()).into_iter().map(|(pid, _)| pid));
         pids.into_iter()
-            .map(|pid| (pid, std::fs::read_dir(format!("/proc/{pid}/fd")).map(Iterator::count).unwrap_or(0)))
+            .map(|pid| {
+                (
+                    pid,
+                    std::fs::read_dir(format!("/proc/{pid}/fd"))
+                        .map(Iterator::count)
+                        .unwrap_or(0),
+                )
+            })
             .collect()
     }
 
     /// Lines of `/proc/PID/maps` of each of the processes.
     pub fn maps(&self) -> BTreeMap<i32, usize> {
-        let count = |pid: i32| std::fs::read_to_string(format!("/proc/{pid}/maps")).map(|t| t.lines().count()).unwrap_or(0);
-        children(self.pid()).into_iter().map(|(pid, _)| (pid, count(pid))).collect()
+        let count = |pid: i32| {
+            std::fs::read_to_string(format!("/proc/{pid}/maps"))
+                .map(|t| t.lines().count())
+                .unwrap_or(0)
+        };
+        children(self.pid())
+            .into_iter()
+            .map(|(pid, _)| (pid, count(pid)))
+            .collect()
     }
 
     /// Resident bytes of all processes together, shared ones counted by their share.
     pub fn resident_bytes(&self) -> u64 {
         let mut pids = vec![self.pid()];
         pids.extend(children(self.pid()).into_iter().map(|(pid, _)| pid));
-        pids.into_iter().map(|pid| field_kib(Path::new(&format!("/proc/{pid}/smaps_rollup")), "Pss:") * 1024).sum()
+        pids.into_iter()
+            .map(|pid| field_kib(Path::new(&format!("/proc/{pid}/smaps_rollup")), "Pss:") * 1024)
+            .sum()
     }
 
     /// Processor time used by all processes together, in clock ticks.
@@ -121,8 +149,21 @@ impl Daemon {
         pids.into_iter()
             .map(|pid| {
                 let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-                let fields: Vec<&str> = text.rsplit(')').next().unwrap_or("").split_whitespace().collect();
-                [11, 12].iter().map(|&i| fields.get(i).and_then(|f| f.parse::<u64>().ok()).unwrap_or(0)).sum::<u64>()
+                let fields: Vec<&str> = text
+                    .rsplit(')')
+                    .next()
+                    .unwrap_or("")
+                    .split_whitespace()
+                    .collect();
+                [11, 12]
+                    .iter()
+                    .map(|&i| {
+                        fields
+                            .get(i)
+                            .and_then(|f| f.parse::<u64>().ok())
+                            .unwrap_or(0)
+                    })
+                    .sum::<u64>()
             })
             .sum()
     }
@@ -141,15 +182,27 @@ impl Drop for Daemon {
 /// A figure in KiB of a file such as `/proc/PID/status`.
 pub fn field_kib(path: &Path, field: &str) -> u64 {
     let text = std::fs::read_to_string(path).unwrap_or_default();
-    let line = text.lines().find(|line| line.starts_with(field)).unwrap_or("");
-    line.split_whitespace().nth(1).and_then(|number| number.parse().ok()).unwrap_or(0)
+    let line = text
+        .lines()
+        .find(|line| line.starts_with(field))
+        .unwrap_or("");
+    line.split_whitespace()
+        .nth(1)
+        .and_then(|number| number.parse().ok())
+        .unwrap_or(0)
 }
 
 /// Children of a process with their command lines.
 fn children(parent: i32) -> Vec<(i32, String)> {
-    let list = std::fs::read_to_string(format!("/proc/{parent}/task/{parent}/children")).unwrap_or_default();
+    let list = std::fs::read_to_string(format!("/proc/{parent}/task/{parent}/children"))
+        .unwrap_or_default();
     list.split_whitespace()
         .filter_map(|pid| pid.parse().ok())
-        .map(|pid| (pid, std::fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default()))
+        .map(|pid| {
+            (
+                pid,
+                std::fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default(),
+            )
+        })
         .collect()
 }

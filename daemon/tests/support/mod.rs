@@ -30,7 +30,10 @@ impl Folder {
         use std::sync::atomic::{AtomicU32, Ordering};
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
-        let path = std::env::temp_dir().join(format!("tensord-test-{}-{count}-{name}", std::process::id()));
+        let path = std::env::temp_dir().join(format!(
+            "tensord-test-{}-{count}-{name}",
+            std::process::id()
+        ));
         std::fs::create_dir_all(&path).expect("the temporary folder can be written to");
         Folder(path)
     }

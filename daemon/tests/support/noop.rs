@@ -7,8 +7,8 @@ use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use tensord_daemon::engine_process::{
-    ConstantKey, EngineCore, EngineStart, Progress, QueueEnds, Refusal, SessionFault, SessionId, SessionSpec,
-    SessionTotals,
+    ConstantKey, EngineCore, EngineStart, Progress, QueueEnds, Refusal, SessionFault, SessionId,
+    SessionSpec, SessionTotals,
 };
 use tensord_shm::completion::parking_fence;
 use tensord_shm::error::Code;
@@ -42,10 +42,25 @@ pub fn make(_: &EngineStart) -> Result<Box<dyn EngineCore>, String> {
 }
 
 impl Noop {
-    fn serve(queue: &mut Queue, totals: &mut SessionTotals, record: &mut RecordBuf) -> Result<u64, String> {
+    fn serve(
+        queue: &mut Queue,
+        totals: &mut SessionTotals,
+        record: &mut RecordBuf,
+    ) -> Result<u64, String> {
         let mut taken = 0;
-        queue.ends.consumer.refresh().map_err(|fault| fault.to_string())?;
-        while !queue.held && queue.ends.consumer.pop(record).map_err(|fault| fault.to_string())?.is_some() {
+        queue
+            .ends
+            .consumer
+            .refresh()
+            .map_err(|fault| fault.to_string())?;
+        while !queue.held
+            && queue
+                .ends
+                .consumer
+                .pop(record)
+                .map_err(|fault| fault.to_string())?
+                .is_some()
+        {
             taken += 1;
             queue.held = (record.words()[0] >> 16) as u16 == opcode::WAIT_QUEUE;
             totals.ok += u64::from(!queue.held);
@@ -55,7 +70,10 @@ impl Noop {
             queue.ends.completion.set_head(queue.ends.consumer.head());
             queue.ends.completion.set_timeline(done);
         }
-        queue.ends.completion.wake_if_asleep(&queue.ends.submission, queue.ends.notice.as_ref());
+        queue
+            .ends
+            .completion
+            .wake_if_asleep(&queue.ends.submission, queue.ends.notice.as_ref());
         Ok(taken)
     }
 }
@@ -67,19 +85,35 @@ impl EngineCore for Noop {
     }
 
     fn add_queue(&mut self, session: SessionId, queue: QueueEnds) -> Result<(), Refusal> {
-        let session = self.sessions.get_mut(&session.0).expect("the shell attaches first");
-        session.queues.insert(queue.id, Queue { ends: queue, held: false, frozen: false });
+        let session = self
+            .sessions
+            .get_mut(&session.0)
+            .expect("the shell attaches first");
+        session.queues.insert(
+            queue.id,
+            Queue {
+                ends: queue,
+                held: false,
+                frozen: false,
+            },
+        );
         Ok(())
     }
 
     fn add_staging(&mut self, session: SessionId, _: StagingMap) -> Result<u32, Refusal> {
-        let session = self.sessions.get_mut(&session.0).expect("the shell attaches first");
+        let session = self
+            .sessions
+            .get_mut(&session.0)
+            .expect("the shell attaches first");
         session.arenas += 1;
         Ok(session.arenas - 1)
     }
 
     fn detach(&mut self, session: SessionId) -> SessionTotals {
-        self.sessions.remove(&session.0).map(|session| session.totals).unwrap_or_default()
+        self.sessions
+            .remove(&session.0)
+            .map(|session| session.totals)
+            .unwrap_or_default()
     }
 
     fn add_constant(&mut self, _: ConstantKey, _: OwnedFd) {}
@@ -93,7 +127,10 @@ impl EngineCore for Noop {
     }
 
     fn doorbell(&mut self, session: SessionId, queue: u32) {
-        let queue = self.sessions.get_mut(&session.0).and_then(|session| session.queues.get_mut(&queue));
+        let queue = self
+            .sessions
+            .get_mut(&session.0)
+            .and_then(|session| session.queues.get_mut(&queue));
         if let Some(queue) = queue {
             queue.ends.completion.set_need_wakeup(false);
         }
@@ -103,25 +140,48 @@ impl EngineCore for Noop {
         let mut record = RecordBuf::new();
         let mut taken = 0;
         for (id, session) in &mut self.sessions {
-            for queue in session.queues.values_mut().filter(|queue| !queue.held && !queue.frozen) {
+            for queue in session
+                .queues
+                .values_mut()
+                .filter(|queue| !queue.held && !queue.frozen)
+            {
                 match Noop::serve(queue, &mut session.totals, &mut record) {
                     Ok(count) => taken += count,
                     Err(text) => {
                         queue.frozen = true;
-                        queue.ends.completion.latch_fault(Code::TailJump as u32, queue.ends.notice.as_ref());
-                        self.faults.push(SessionFault { session: SessionId(*id), code: Code::TailJump, text });
+                        queue
+                            .ends
+                            .completion
+                            .latch_fault(Code::TailJump as u32, queue.ends.notice.as_ref());
+                        self.faults.push(SessionFault {
+                            session: SessionId(*id),
+                            code: Code::TailJump,
+                            text,
+                        });
                     }
                 }
             }
         }
         self.accepted += taken;
-        if taken > 0 { Progress::Busy } else { Progress::Idle }
+        if taken > 0 {
+            Progress::Busy
+        } else {
+            Progress::Idle
+        }
     }
 
     fn prepare_park(&mut self) -> bool {
-        let queues = || self.sessions.values().flat_map(|session| session.queues.values());
+        let queues = || {
+            self.sessions
+                .values()
+                .flat_map(|session| session.queues.values())
+        };
         let _ = queues;
-        for queue in self.sessions.values_mut().flat_map(|session| session.queues.values_mut()) {
+        for queue in self
+            .sessions
+            .values_mut()
+            .flat_map(|session| session.queues.values_mut())
+        {
             queue.ends.completion.set_need_wakeup(true);
         }
         parking_fence();
@@ -131,7 +191,11 @@ impl EngineCore for Noop {
             .flat_map(|session| session.queues.values())
             .any(|queue| !queue.held && !queue.frozen && queue.ends.consumer.is_behind());
         if news {
-            for queue in self.sessions.values_mut().flat_map(|session| session.queues.values_mut()) {
+            for queue in self
+                .sessions
+                .values_mut()
+                .flat_map(|session| session.queues.values_mut())
+            {
                 queue.ends.completion.set_need_wakeup(false);
             }
         }
@@ -145,7 +209,10 @@ impl EngineCore for Noop {
     fn begin_drain(&mut self) {}
 
     fn is_drained(&self) -> bool {
-        self.sessions.values().flat_map(|session| session.queues.values()).all(|queue| !queue.held)
+        self.sessions
+            .values()
+            .flat_map(|session| session.queues.values())
+            .all(|queue| !queue.held)
     }
 
     fn stat_json(&self) -> String {
