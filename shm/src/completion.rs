@@ -398,7 +398,7 @@ pub enum Waited {
     Closed(QueueState),
     /// The deadline has passed.
     Elapsed,
-    /// 250 ms have passed, or a signal came: look at the socket and call again.
+    /// 250 ms have passed, a signal came, or the broker woke: look at the socket and call again.
     LookAtSocket,
 }
 
@@ -550,8 +550,19 @@ impl Reader {
             if left.is_zero() {
                 break at_limit;
             }
-            if self.words.futex_wait(word::WAKE, seen, left) == FutexWait::Interrupted {
-                break Waited::LookAtSocket;
+            match self.words.futex_wait(word::WAKE, seen, left) {
+                FutexWait::Interrupted => break Waited::LookAtSocket,
+                // The engine counts before it wakes: this was the broker's `wake_all`, or nobody.
+                FutexWait::Woken
+                    if self.words.header32(word::WAKE).load(Ordering::Acquire) == seen =>
+                {
+                    break if self.reached(how) >= wanted {
+                        Waited::Reached
+                    } else {
+                        Waited::LookAtSocket
+                    };
+                }
+                FutexWait::Woken | FutexWait::TimedOut => {}
             }
         };
         self.disarm(submission);

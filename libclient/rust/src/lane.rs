@@ -242,6 +242,10 @@ impl Lane {
                 if waiting.patience.spin(|| reader.timeline() >= mark.value) {
                     return Waited::Reached;
                 }
+                // News that came before the sleep wake nobody; a look costs little beside a sleep.
+                if self.core.look(Duration::ZERO).is_err() || self.state.epoch() != mark.epoch {
+                    return Waited::LookAtSocket;
+                }
                 let (submission, sleep) = (&waiting.submission, &mut SpinPolicy::sleep_at_once());
                 reader.wait(submission, mark.value, deadline, sleep)
             });
