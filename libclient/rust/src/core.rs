@@ -327,14 +327,7 @@ impl Core {
             let mut ring = state.ring();
             // A message sent twice must not empty a ring that is in use.
             if ring.epoch != segments.epoch {
-                let bell = ring.doorbell.as_fd().try_clone_to_owned();
-                let bell = bell.map_err(|error| {
-                    Error::new(
-                        Code::Limit,
-                        format!("a doorbell for the new epoch: {error}"),
-                    )
-                })?;
-                ring.replace(segments, Doorbell::new(bell));
+                ring.replace(segments);
                 state.set_epoch(grant.epoch);
             }
         }

@@ -70,7 +70,7 @@ pub(crate) struct Ring {
     pub segments: Segments,
     producer: Producer,
     pub reader: Reader,
-    pub doorbell: Doorbell,
+    doorbell: Doorbell,
     pub epoch: u32,
     /// Why nothing goes out any more.
     pub closed: Option<Error>,
@@ -114,9 +114,8 @@ impl Ring {
     }
 
     /// Goes on in a new epoch: an empty ring, no tensors, no failures.
-    pub(crate) fn replace(&mut self, segments: Segments, doorbell: Doorbell) {
-        // A doorbell remembers for which park it has rung, and parks are counted anew in each epoch.
-        self.doorbell = doorbell;
+    pub(crate) fn replace(&mut self, segments: Segments) {
+        self.doorbell.begin_epoch();
         self.doorbell.begin_epoch();
         self.producer = Producer::new(segments.submission.clone());
         self.reader = Reader::new(segments.completion.clone());
