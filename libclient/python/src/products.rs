@@ -3,10 +3,11 @@
 //! `contract` gives what the operation table says (int8 accumulates into int32); the standard's products keep the promoted
 //! dtype and convert back.
 
-use pyo3::exceptions::PyValueError;
+use pyo3::exceptions::{PyIndexError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyModule;
 use tensord_client::Tensor;
+use tensord_shm::layout::RANK_MAX;
 use tensord_shm::op::{AxisList, Op, Operand};
 
 use crate::array::{Array, swap_last};
@@ -15,29 +16,42 @@ use crate::functions::array_argument;
 use crate::operators::NONE;
 use crate::session::{cast, compute};
 
-/// The 1 to 52 letters of one operand as labels.
-fn labels(text: &str) -> PyResult<AxisList<u8>> {
-    let mut numbers = [0u8; 64];
-    let mut len = 0;
-    for letter in text.bytes().filter(|letter| *letter != b' ') {
+/// The operation that labels as in `"ik,kj->ij"` name, or what is wrong with them.
+fn parse(text: &str) -> Result<Op, String> {
+    let mut parts = [[0u8; RANK_MAX]; 3];
+    let mut lens = [0usize; 3];
+    let mut part = 0;
+    let mut letters = text.bytes();
+    while let Some(letter) = letters.next() {
         let number = match letter {
             b'a'..=b'z' => letter - b'a',
             b'A'..=b'Z' => letter - b'A' + 26,
-            _ => {
-                return Err(PyValueError::new_err(format!(
-                    "contract: labels are letters a-z and A-Z, not {:?} in {text:?}",
-                    char::from(letter)
-                )));
+            b' ' => continue,
+            b',' if part == 0 => {
+                part = 1;
+                continue;
             }
+            b'-' if part == 1 && letters.next() == Some(b'>') => {
+                part = 2;
+                continue;
+            }
+            _ => return Err("labels are letters a-z and A-Z, written \"ik,kj->ij\"".into()),
         };
-        if len == numbers.len() {
-            break;
-        }
-        numbers[len] = number;
-        len += 1;
+        let slot = parts[part].get_mut(lens[part]);
+        *slot.ok_or_else(|| format!("more than {RANK_MAX} labels for one array"))? = number;
+        lens[part] += 1;
     }
-    AxisList::new(&numbers[..len])
-        .ok_or_else(|| PyValueError::new_err(format!("contract: too many labels in {text:?}")))
+    if part != 2 {
+        return Err("labels of two operands and of the result are written \"ik,kj->ij\"".into());
+    }
+    let list = |part: usize| {
+        AxisList::new(&parts[part][..lens[part]]).expect("no longer than the highest rank")
+    };
+    Ok(Op::Contract {
+        a: list(0),
+        b: list(1),
+        out: list(2),
+    })
 }
 
 /// Einsum of two operands with explicit output labels: `contract(a, b, "ik,kj->ij")`.
@@ -49,31 +63,34 @@ fn contract_labelled(
     b: &Bound<'_, PyAny>,
     labels: &str,
 ) -> PyResult<Array> {
-    let wrong = || {
+    let (a, b) = (
+        array_argument("contract", a)?,
+        array_argument("contract", b)?,
+    );
+    let wrong = |what: &dyn std::fmt::Display| {
         PyValueError::new_err(format!(
-            "contract: labels are written \"ik,kj->ij\", not {labels:?}"
+            "contract {labels:?} of shapes {} and {}: {what}",
+            a.shape(),
+            b.shape()
         ))
     };
-    let (operands, out) = labels.split_once("->").ok_or_else(wrong)?;
-    let (of_a, of_b) = operands.split_once(',').ok_or_else(wrong)?;
-    let op = Op::Contract {
-        a: self::labels(of_a)?,
-        b: self::labels(of_b)?,
-        out: self::labels(out)?,
-    };
-    contract(
-        py,
-        &op,
-        &array_argument("contract", a)?,
-        &array_argument("contract", b)?,
-    )
+    let op = parse(labels).map_err(|what| wrong(&what))?;
+    contract(py, &op, &a, &b).map_err(|error| {
+        let of_labels =
+            error.is_instance_of::<PyValueError>(py) || error.is_instance_of::<PyIndexError>(py);
+        match of_labels {
+            true => wrong(error.value(py)),
+            false => error,
+        }
+    })
 }
 
 fn contract(py: Python<'_>, op: &Op, a: &Tensor, b: &Tensor) -> PyResult<Array> {
-    let dtype = match a.dtype() == b.dtype() {
-        true => a.dtype(),
-        false => promote_or_error("contract", a.dtype(), b.dtype())?,
-    };
+    if a.dtype() == b.dtype() {
+        let operands = [Operand::Tensor(a), Operand::Tensor(b)];
+        return compute(py, op, &operands, NONE).map(Array::new);
+    }
+    let dtype = promote_or_error("contract", a.dtype(), b.dtype())?;
     let (a, b) = (cast(py, a, dtype)?, cast(py, b, dtype)?);
     let made = compute(py, op, &[Operand::Tensor(&a), Operand::Tensor(&b)], NONE)?;
     Ok(Array::new(made))
