@@ -40,7 +40,8 @@ impl Running {
             .stdin(Stdio::from(child))
             .stdout(Stdio::null())
             .current_dir("/")
-            // A Ctrl-C in the terminal is for the supervisor, which drains.
+            // A Ctrl-C in the terminal is for the supervisor, which drains. Children inherit its blocked signals too, so a
+            // SIGTERM to the whole service does not end them before it has.
             .process_group(0);
         for name in ["RUST_BACKTRACE", "LLVM_PROFILE_FILE"] {
             if let Some(value) = std::env::var_os(name) {

@@ -190,6 +190,7 @@ struct Engine {
     epoch: u32,
     running: Option<Running>,
     restarts: Restarts,
+    started: bool,
     drained: bool,
 }
 
@@ -200,6 +201,7 @@ impl Engine {
             epoch: 0,
             running: None,
             restarts: Restarts::default(),
+            started: false,
             drained: false,
         }
     }
@@ -591,6 +593,7 @@ impl Supervisor {
         }
         self.epoch += 1;
         engine.epoch = self.epoch;
+        engine.started = false;
         engine.drained = false;
         let (epoch, tenant) = (engine.epoch, engine.tenant);
         self.tell_engine(
@@ -672,7 +675,12 @@ impl Supervisor {
         let (messages, _) = running.link.receive_all::<FromEngine>();
         for (message, mut fds) in messages {
             match message {
-                FromEngine::Started => self.announce(),
+                FromEngine::Started => {
+                    if let Some(engine) = self.engines.get_mut(&number) {
+                        engine.started = true;
+                    }
+                    self.announce();
+                }
                 FromEngine::Sealed { tenant, hash } => {
                     let has_room = self.constants.len() < CONSTANTS_KEPT_MAX;
                     if let (Some(memory), true) =
@@ -781,7 +789,7 @@ impl Supervisor {
 
     /// Tells the service manager once that broker and engine serve.
     fn announce(&mut self) {
-        let engines_run = self.engines.values().all(|engine| engine.running.is_some());
+        let engines_run = self.engines.values().all(|engine| engine.started);
         if !self.announced && self.broker_ready && engines_run {
             self.announced = true;
             notify::ready();

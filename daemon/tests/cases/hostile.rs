@@ -44,7 +44,7 @@ pub fn bad_messages_are_answered_and_hurt_nobody() {
         ),
         (
             "oversized",
-            vec![good.to_vec(), vec![0; 1_000]].concat(),
+            [good.to_vec(), vec![0; 1_000]].concat(),
             0,
             Code::BadMessage,
             "this one has 257",
