@@ -6,4 +6,5 @@ pub mod daemon;
 pub mod figures;
 pub mod programs;
 pub mod random;
+pub mod raw;
 pub mod reference;

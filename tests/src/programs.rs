@@ -32,6 +32,10 @@ pub enum Arg {
 
 /// A request. Inputs and computations name their result by their own position among the steps.
 #[derive(Clone, Debug)]
+#[allow(
+    clippy::large_enum_variant,
+    reason = "a program has a few dozen steps"
+)]
 pub enum Step {
     /// A value goes in.
     Input {
@@ -90,7 +94,7 @@ fn element(random: &mut Random, dtype: DType, extreme: bool) -> u64 {
                 4 => *random.pick(&largest),
                 5 => -*random.pick(&largest),
                 6 => *random.pick(&least),
-                _ => (random.next() as i64) as f64,
+                _ => (random.word() as i64) as f64,
             };
             number::from_double(value, dtype)
         }
@@ -107,7 +111,7 @@ fn element(random: &mut Random, dtype: DType, extreme: bool) -> u64 {
         _ if special => match random.below(4) {
             0 => number::cast(f64::INFINITY.to_bits(), DType::F64, dtype),
             1 => number::cast(f64::NEG_INFINITY.to_bits(), DType::F64, dtype),
-            _ => number::wrapped(random.next().into(), dtype),
+            _ => number::wrapped(random.word().into(), dtype),
         },
         _ => number::wrapped(i128::from(random.below(21)) - 10, dtype),
     }
@@ -171,7 +175,7 @@ impl Builder {
         } else {
             &mut self.data
         };
-        let mut own = Random(source.next());
+        let mut own = Random(source.word());
         let bits = (0..meta.shape.count())
             .map(|_| element(&mut own, meta.dtype, extreme))
             .collect();
@@ -290,7 +294,7 @@ impl Builder {
         let axes = match self.random.below(3) {
             0 => AxisSet::all(meta.shape.rank()),
             1 if meta.shape.rank() > 0 => AxisSet(1 << self.random.below(meta.shape.rank() as u64)),
-            _ => AxisSet((self.random.next() & 0xfff) as u16 & AxisSet::all(meta.shape.rank()).0),
+            _ => AxisSet((self.random.word() & 0xfff) as u16 & AxisSet::all(meta.shape.rank()).0),
         };
         let keep = self.random.once_in(2);
         self.unary(step, Op::Reduce { kind, axes, keep })
@@ -413,7 +417,9 @@ impl Builder {
         let (mut starts, mut steps, mut lens) = (Vec::new(), Vec::new(), Vec::new());
         for &size in meta.shape.iter() {
             if size == 0 || self.random.once_in(20) {
-                (starts.push(0), steps.push(1), lens.push(0));
+                starts.push(0);
+                steps.push(1);
+                lens.push(0);
                 continue;
             }
             let stride = 1 + self.random.below(3) as i64;
@@ -581,7 +587,7 @@ impl Builder {
                     (true, false) => Distribution::Uniform,
                     (true, true) => Distribution::Normal,
                 };
-                let key = Scalar(self.data.next());
+                let key = Scalar(self.data.word());
                 let op = Op::Random { meta, distribution };
                 self.compute(op, Vec::new(), [key, Scalar(0)])
             }
