@@ -462,15 +462,19 @@ impl Broker {
         }
     }
 
-    /// An epoch is over for a session: whoever sleeps is woken, what was lost is counted, the client is told.
+    /// An epoch is over for a session: what was lost is counted, the client is told, whoever sleeps is woken.
     fn lose_epoch(&mut self, id: u64, epoch: u32, cause: &str) {
         let Some(session) = self.sessions.get_mut(&id) else {
             return;
         };
         let mut lost = 0;
+        let mut sleepers = Vec::new();
         for queue in &mut session.queues {
-            if let Some(segments) = queue.segments.take().filter(|segments| segments.ready) {
-                lost += wake_and_count(&segments, queue.slot_count);
+            if let Some(segments) = queue.segments.take().filter(|segments| segments.ready)
+                && let Some((count, completion)) = count_lost(&segments, queue.slot_count)
+            {
+                lost += count;
+                sleepers.push(completion);
             }
         }
         for arena in &mut session.arenas {
@@ -492,6 +496,10 @@ impl Broker {
                 cause: cause.to_owned(),
             };
             self.reply(id, 0, Reply::EngineLost(lost), &[]);
+        }
+        // Last: who wakes looks at his socket, and sleeps again if the news is not there yet.
+        for completion in sleepers {
+            completion.wake_all();
         }
     }
 }
@@ -532,18 +540,18 @@ fn queue_order(session: u64, queue: &Queue) -> (EngineOrder, Vec<Rc<OwnedFd>>) {
     )
 }
 
-/// Wakes everybody who sleeps on a queue of an ended epoch. Gives the number of requests that ended with it.
-fn wake_and_count(segments: &Segments, slot_count: u32) -> u64 {
+/// The number of requests that ended with a queue's epoch, and where its sleepers are woken.
+fn count_lost(segments: &Segments, slot_count: u32) -> Option<(u64, Reader)> {
     let completion = CompletionMap::map(segments.completion.as_fd()).map(Reader::new);
     let submission = SubmissionMap::map(segments.submission.as_fd(), slot_count);
     match (completion, submission) {
         (Ok(completion), Ok(submission)) => {
-            completion.wake_all();
-            submission.lost_count(completion.timeline())
+            let lost = submission.lost_count(completion.timeline());
+            Some((lost, completion))
         }
         (Err(fault), _) | (_, Err(fault)) => {
             tracing::warn!("sleepers of an ended epoch wake by their own timeout: {fault}");
-            0
+            None
         }
     }
 }
