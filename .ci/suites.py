@@ -137,6 +137,10 @@ def suite_conformance():
     return pytest("tests/conformance")
 
 
+def suite_docs():
+    return pytest("docs")
+
+
 def suite_demo():
     return pytest("bench/demo")
 
@@ -185,6 +189,7 @@ SUITES = {
     "loom": suite_loom,
     "python": suite_python,
     "conformance": suite_conformance,
+    "docs": suite_docs,
     "systemd": suite_systemd,
     "demo": suite_demo,
     "figures": suite_figures,

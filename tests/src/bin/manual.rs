@@ -345,7 +345,7 @@ fn reduction(kind: Reduction) -> &'static str {
 fn errors(out: &mut String) {
     out.push_str(
         "\n## Error codes\n\nBy whose doing: *client* ends the session, *refusal* fails one request or call, *device* is told to everyone involved. C has \
-         them as `TENSORD_NAME`; Python's exceptions carry the name.\n\n| name | number | whose doing |\n|---|---|---|\n",
+         them as `TENSORD_ERR_NAME`; Python's exceptions carry the name.\n\n| name | number | whose doing |\n|---|---|---|\n",
     );
     for code in Code::ALL {
         let fault = match code.fault() {
