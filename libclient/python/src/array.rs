@@ -4,11 +4,6 @@
 //! Everything that can be a request is one, made here without a detour through Python; what needs several steps in
 //! Python (advanced indexing) is called by name in the package.
 
-#![allow(
-    unsafe_op_in_unsafe_fn,
-    reason = "what the attribute macro generates carries the spans of the operator macro; own code has its unsafe blocks"
-)]
-
 use std::cell::UnsafeCell;
 
 use pyo3::basic::CompareOp;
@@ -88,337 +83,369 @@ pub fn shape_tuple<'py>(py: Python<'py>, sizes: &[u64]) -> PyResult<Bound<'py, P
     PyTuple::new(py, sizes)
 }
 
-macro_rules! operators {
-    ($($name:ident $reflected:ident $in_place:ident $function:ident;)*) => {
-        #[pymethods]
-        impl Array {
-            $(
-                fn $name(slf: &Bound<'_, Self>, other: &Bound<'_, PyAny>) -> PyResult<Py<PyAny>> {
-                    operator(slf, other, Elementwise::$function, false)
-                }
+#[pymethods]
+impl Array {
+    fn __pow__(
+        slf: &Bound<'_, Self>,
+        other: &Bound<'_, PyAny>,
+        modulo: &Bound<'_, PyAny>,
+    ) -> PyResult<Py<PyAny>> {
+        no_modulo(modulo)?;
+        operator(slf, other, Elementwise::Pow, false)
+    }
 
-                fn $reflected(slf: &Bound<'_, Self>, other: &Bound<'_, PyAny>) -> PyResult<Py<PyAny>> {
-                    operator(slf, other, Elementwise::$function, true)
-                }
+    fn __rpow__(
+        slf: &Bound<'_, Self>,
+        other: &Bound<'_, PyAny>,
+        modulo: &Bound<'_, PyAny>,
+    ) -> PyResult<Py<PyAny>> {
+        no_modulo(modulo)?;
+        operator(slf, other, Elementwise::Pow, true)
+    }
 
-                fn $in_place(slf: &Bound<'_, Self>, other: &Bound<'_, PyAny>) -> PyResult<()> {
-                    in_place(slf, other, Elementwise::$function)
-                }
-            )*
+    fn __ipow__(
+        slf: &Bound<'_, Self>,
+        other: &Bound<'_, PyAny>,
+        modulo: &Bound<'_, PyAny>,
+    ) -> PyResult<()> {
+        no_modulo(modulo)?;
+        in_place(slf, other, Elementwise::Pow)
+    }
 
-            fn __pow__(slf: &Bound<'_, Self>, other: &Bound<'_, PyAny>, modulo: &Bound<'_, PyAny>) -> PyResult<Py<PyAny>> {
-                no_modulo(modulo)?;
-                operator(slf, other, Elementwise::Pow, false)
-            }
+    fn __matmul__(slf: &Bound<'_, Self>, other: &Bound<'_, PyAny>) -> PyResult<Py<PyAny>> {
+        products::matmul_operator(slf, other, false)
+    }
 
-            fn __rpow__(slf: &Bound<'_, Self>, other: &Bound<'_, PyAny>, modulo: &Bound<'_, PyAny>) -> PyResult<Py<PyAny>> {
-                no_modulo(modulo)?;
-                operator(slf, other, Elementwise::Pow, true)
-            }
+    fn __rmatmul__(slf: &Bound<'_, Self>, other: &Bound<'_, PyAny>) -> PyResult<Py<PyAny>> {
+        products::matmul_operator(slf, other, true)
+    }
 
-            fn __ipow__(slf: &Bound<'_, Self>, other: &Bound<'_, PyAny>, modulo: &Bound<'_, PyAny>) -> PyResult<()> {
-                no_modulo(modulo)?;
-                in_place(slf, other, Elementwise::Pow)
-            }
-
-            fn __matmul__(slf: &Bound<'_, Self>, other: &Bound<'_, PyAny>) -> PyResult<Py<PyAny>> {
-                products::matmul_operator(slf, other, false)
-            }
-
-            fn __rmatmul__(slf: &Bound<'_, Self>, other: &Bound<'_, PyAny>) -> PyResult<Py<PyAny>> {
-                products::matmul_operator(slf, other, true)
-            }
-
-            fn __imatmul__(slf: &Bound<'_, Self>, other: &Bound<'_, PyAny>) -> PyResult<()> {
-                let py = slf.py();
-                let result = products::matmul(py, slf.as_any(), other)?.tensor(py);
-                if result.shape() != slf.get().tensor(py).shape() {
-                    return Err(PyValueError::new_err("in-place matmul: the result has another shape"));
-                }
-                slf.get().replace(py, result);
-                Ok(())
-            }
-
-            fn __richcmp__(slf: &Bound<'_, Self>, other: &Bound<'_, PyAny>, op: CompareOp) -> PyResult<Py<PyAny>> {
-                let function = match op {
-                    CompareOp::Lt => Elementwise::Lt,
-                    CompareOp::Le => Elementwise::Le,
-                    CompareOp::Eq => Elementwise::Eq,
-                    CompareOp::Ne => Elementwise::Ne,
-                    CompareOp::Gt => Elementwise::Gt,
-                    CompareOp::Ge => Elementwise::Ge,
-                };
-                operator(slf, other, function, false)
-            }
-
-            fn __neg__(&self, py: Python<'_>) -> PyResult<Array> {
-                unary(py, Elementwise::Neg, &self.tensor(py))
-            }
-
-            fn __pos__(slf: &Bound<'_, Self>) -> PyResult<Py<Array>> {
-                if slf.get().tensor(slf.py()).dtype() == tensord_shm::dtype::DType::Bool {
-                    return Err(PyTypeError::new_err("positive does not take bool; it takes integers and floats"));
-                }
-                Ok(slf.clone().unbind())
-            }
-
-            fn __abs__(&self, py: Python<'_>) -> PyResult<Array> {
-                unary(py, Elementwise::Abs, &self.tensor(py))
-            }
-
-            fn __invert__(&self, py: Python<'_>) -> PyResult<Array> {
-                unary(py, Elementwise::BitNot, &self.tensor(py))
-            }
-
-            // ------------------------------------------------------------------------------------ what it is
-
-            /// Sizes of the axes.
-            #[getter]
-            fn shape<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
-                shape_tuple(py, &self.tensor(py).shape())
-            }
-
-            /// Element type.
-            #[getter]
-            fn dtype(&self, py: Python<'_>) -> PyResult<Py<PyDType>> {
-                dtype_object(py, self.tensor(py).dtype())
-            }
-
-            /// Number of axes.
-            #[getter]
-            fn ndim(&self, py: Python<'_>) -> usize {
-                self.tensor(py).shape().rank()
-            }
-
-            /// Number of elements.
-            #[getter]
-            fn size(&self, py: Python<'_>) -> u64 {
-                self.tensor(py).shape().count()
-            }
-
-            /// Bytes of one element.
-            #[getter]
-            fn itemsize(&self, py: Python<'_>) -> usize {
-                self.tensor(py).dtype().size()
-            }
-
-            /// Bytes of all elements.
-            #[getter]
-            fn nbytes(&self, py: Python<'_>) -> u64 {
-                let tensor = self.tensor(py);
-                tensor.shape().count() * tensor.dtype().size() as u64
-            }
-
-            /// Where its value is held: the one device of the session.
-            #[getter]
-            fn device(&self) -> &'static str {
-                DEVICE
-            }
-
-            /// The array itself: there is one device.
-            #[pyo3(signature = (device, /, *, stream=None))]
-            fn to_device(slf: Py<Self>, py: Python<'_>, device: &Bound<'_, PyAny>, stream: Option<&Bound<'_, PyAny>>) -> PyResult<Py<Self>> {
-                check_device(Some(device))?;
-                match stream {
-                    Some(stream) if !stream.is_none() => Err(PyValueError::new_err("the device has no streams")),
-                    _ => Ok(slf.clone_ref(py)),
-                }
-            }
-
-            /// The transpose of a matrix.
-            #[getter(T)]
-            fn transposed(&self, py: Python<'_>) -> PyResult<Array> {
-                let tensor = self.tensor(py);
-                if tensor.shape().rank() != 2 {
-                    return Err(PyValueError::new_err(format!(
-                        "T needs a matrix, not shape {}; use mT for stacks of matrices and permute_dims otherwise",
-                        tensor.shape()
-                    )));
-                }
-                swap_last(py, &tensor)
-            }
-
-            /// The transposes of a stack of matrices.
-            #[getter(mT)]
-            fn matrix_transposed(&self, py: Python<'_>) -> PyResult<Array> {
-                swap_last(py, &self.tensor(py))
-            }
-
-            // -------------------------------------------------------------------------------- to Python's types
-
-            fn __bool__(&self, py: Python<'_>) -> PyResult<bool> {
-                let (dtype, bits) = self.scalar(py, "bool()")?;
-                Ok(bits.to_f64(dtype) != 0.0)
-            }
-
-            fn __float__(&self, py: Python<'_>) -> PyResult<f64> {
-                let (dtype, bits) = self.scalar(py, "float()")?;
-                Ok(bits.to_f64(dtype))
-            }
-
-            fn __complex__<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, pyo3::types::PyComplex>> {
-                let (dtype, bits) = self.scalar(py, "complex()")?;
-                Ok(pyo3::types::PyComplex::from_doubles(py, bits.to_f64(dtype), 0.0))
-            }
-
-            fn __int__<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-                let (dtype, bits) = self.scalar(py, "int()")?;
-                py.get_type::<pyo3::types::PyInt>().call1((scalar_to_python(py, dtype, bits)?,))
-            }
-
-            fn __index__<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-                let (dtype, bits) = self.scalar(py, "an index")?;
-                match dtype.is_integer() {
-                    true => scalar_to_python(py, dtype, bits),
-                    false => Err(PyTypeError::new_err(format!("an index needs an integer array, not {dtype}"))),
-                }
-            }
-
-            /// The one element, as a Python scalar.
-            fn item<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-                let (dtype, bits) = self.scalar(py, "item()")?;
-                scalar_to_python(py, dtype, bits)
-            }
-
-            /// The elements as nested lists of Python scalars.
-            fn tolist<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-                interchange::to_numpy(py, &self.tensor(py), false)?.call_method0("tolist")
-            }
-
-            fn __len__(&self, py: Python<'_>) -> PyResult<usize> {
-                let tensor = self.tensor(py);
-                let first = tensor.shape().first().copied();
-                first.map(|size| size as usize).ok_or_else(|| PyTypeError::new_err("len() of an array without axes"))
-            }
-
-            fn __iter__<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
-                index::support(slf.py())?.call_method1("iterate", (slf,))
-            }
-
-            fn __repr__<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
-                index::support(slf.py())?.call_method1("represent", (slf,))
-            }
-
-            fn __str__<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
-                index::support(slf.py())?.call_method1("text", (slf,))
-            }
-
-            fn __hash__(slf: &Bound<'_, Self>) -> PyResult<isize> {
-                let name = slf.get_type().name()?;
-                Err(PyTypeError::new_err(format!("unhashable type: '{name}' (its == gives an array)")))
-            }
-
-            fn __reduce__<'py>(slf: &Bound<'py, Self>) -> PyResult<(Bound<'py, PyAny>, (Bound<'py, PyAny>, &'static str))> {
-                // A value leaves the session by its bytes: pickled arrays are uploaded again where they are read.
-                let py = slf.py();
-                let tensor = slf.get().tensor(py);
-                let make = index::support(py)?.getattr("unpickle")?;
-                Ok((make, (interchange::to_numpy(py, &tensor, false)?, tensor.dtype().name())))
-            }
-
-            // ------------------------------------------------------------------------------------------ indexing
-
-            fn __getitem__(slf: &Bound<'_, Self>, key: &Bound<'_, PyAny>) -> PyResult<Py<PyAny>> {
-                index::get(slf, key)
-            }
-
-            fn __setitem__(slf: &Bound<'_, Self>, key: &Bound<'_, PyAny>, value: &Bound<'_, PyAny>) -> PyResult<()> {
-                index::set(slf, key, value)
-            }
-
-            // --------------------------------------------------------------------------------------- interchange
-
-            #[pyo3(signature = (*, api_version=None))]
-            fn __array_namespace__<'py>(&self, py: Python<'py>, api_version: Option<&str>) -> PyResult<Bound<'py, PyAny>> {
-                match api_version {
-                    None | Some("2021.12" | "2022.12" | "2023.12" | "2024.12") => Ok(py.import("tensord")?.into_any()),
-                    Some(other) => Err(PyValueError::new_err(format!("Array API version {other} is not known; 2024.12 is"))),
-                }
-            }
-
-            /// NumPy's operators leave arrays of this kind to their own operators.
-            #[classattr]
-            fn __array_ufunc__() -> Option<bool> {
-                None
-            }
-
-            #[classattr]
-            fn __array_priority__() -> f64 {
-                1000.0
-            }
-
-            #[pyo3(signature = (dtype=None, copy=None))]
-            fn __array__<'py>(&self, py: Python<'py>, dtype: Option<&Bound<'py, PyAny>>, copy: Option<bool>) -> PyResult<Bound<'py, PyAny>> {
-                if copy == Some(false) {
-                    return Err(PyValueError::new_err("the value lives in the daemon: NumPy cannot have it without a copy"));
-                }
-                let array = interchange::to_numpy(py, &self.tensor(py), copy == Some(true))?;
-                match dtype {
-                    Some(dtype) if !dtype.is_none() => {
-                        let options = PyDict::new(py);
-                        options.set_item("copy", false)?;
-                        array.call_method("astype", (dtype,), Some(&options))
-                    }
-                    _ => Ok(array),
-                }
-            }
-
-            /// The value as a read-only buffer.
-            ///
-            /// # Safety
-            /// `view` is null or points to a `Py_buffer` to fill.
-            unsafe fn __getbuffer__(slf: Bound<'_, Self>, view: *mut pyo3::ffi::Py_buffer, flags: std::ffi::c_int) -> PyResult<()> {
-                let py = slf.py();
-                // SAFETY: the caller's promise is the one asked for.
-                unsafe { interchange::export_array(py, &slf.get().tensor(py), view, flags) }
-            }
-
-            #[pyo3(signature = (*, stream=None, max_version=None, dl_device=None, copy=None))]
-            fn __dlpack__<'py>(
-                &self,
-                py: Python<'py>,
-                stream: Option<&Bound<'py, PyAny>>,
-                max_version: Option<(u32, u32)>,
-                dl_device: Option<(i32, i32)>,
-                copy: Option<bool>,
-            ) -> PyResult<Bound<'py, PyAny>> {
-                if stream.is_some_and(|stream| !stream.is_none()) {
-                    return Err(PyValueError::new_err("values are exported on the host, which has no streams"));
-                }
-                dlpack::to_dlpack(py, &self.tensor(py), max_version, dl_device, copy)
-            }
-
-            fn __dlpack_device__(&self) -> (i32, i32) {
-                dlpack::HOST
-            }
-
-            /// The array in another dtype.
-            #[pyo3(signature = (dtype, /, *, copy=true))]
-            fn astype(&self, py: Python<'_>, dtype: &Bound<'_, PyAny>, copy: bool) -> PyResult<Array> {
-                let _ = copy;
-                cast(py, &self.tensor(py), dtype_of(dtype)?).map(Array::new)
-            }
-
-            /// Names the tensor of another array from now on; for the package's own use.
-            fn _rebind(&self, py: Python<'_>, other: &Bound<'_, Array>) {
-                self.replace(py, other.get().tensor(py));
-            }
+    fn __imatmul__(slf: &Bound<'_, Self>, other: &Bound<'_, PyAny>) -> PyResult<()> {
+        let py = slf.py();
+        let result = products::matmul(py, slf.as_any(), other)?.tensor(py);
+        if result.shape() != slf.get().tensor(py).shape() {
+            return Err(PyValueError::new_err(
+                "in-place matmul: the result has another shape",
+            ));
         }
-    };
-}
+        slf.get().replace(py, result);
+        Ok(())
+    }
 
-operators! {
-    __add__ __radd__ __iadd__ Add;
-    __sub__ __rsub__ __isub__ Sub;
-    __mul__ __rmul__ __imul__ Mul;
-    __truediv__ __rtruediv__ __itruediv__ Div;
-    __floordiv__ __rfloordiv__ __ifloordiv__ FloorDiv;
-    __mod__ __rmod__ __imod__ Remainder;
-    __and__ __rand__ __iand__ BitAnd;
-    __or__ __ror__ __ior__ BitOr;
-    __xor__ __rxor__ __ixor__ BitXor;
-    __lshift__ __rlshift__ __ilshift__ ShiftLeft;
-    __rshift__ __rrshift__ __irshift__ ShiftRight;
+    fn __richcmp__(
+        slf: &Bound<'_, Self>,
+        other: &Bound<'_, PyAny>,
+        op: CompareOp,
+    ) -> PyResult<Py<PyAny>> {
+        let function = match op {
+            CompareOp::Lt => Elementwise::Lt,
+            CompareOp::Le => Elementwise::Le,
+            CompareOp::Eq => Elementwise::Eq,
+            CompareOp::Ne => Elementwise::Ne,
+            CompareOp::Gt => Elementwise::Gt,
+            CompareOp::Ge => Elementwise::Ge,
+        };
+        operator(slf, other, function, false)
+    }
+
+    fn __neg__(&self, py: Python<'_>) -> PyResult<Array> {
+        unary(py, Elementwise::Neg, &self.tensor(py))
+    }
+
+    fn __pos__(slf: &Bound<'_, Self>) -> PyResult<Py<Array>> {
+        if slf.get().tensor(slf.py()).dtype() == tensord_shm::dtype::DType::Bool {
+            return Err(PyTypeError::new_err(
+                "positive does not take bool; it takes integers and floats",
+            ));
+        }
+        Ok(slf.clone().unbind())
+    }
+
+    fn __abs__(&self, py: Python<'_>) -> PyResult<Array> {
+        unary(py, Elementwise::Abs, &self.tensor(py))
+    }
+
+    fn __invert__(&self, py: Python<'_>) -> PyResult<Array> {
+        unary(py, Elementwise::BitNot, &self.tensor(py))
+    }
+
+    // ------------------------------------------------------------------------------------ what it is
+
+    /// Sizes of the axes.
+    #[getter]
+    fn shape<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
+        shape_tuple(py, self.tensor(py).shape())
+    }
+
+    /// Element type.
+    #[getter]
+    fn dtype(&self, py: Python<'_>) -> PyResult<Py<PyDType>> {
+        dtype_object(py, self.tensor(py).dtype())
+    }
+
+    /// Number of axes.
+    #[getter]
+    fn ndim(&self, py: Python<'_>) -> usize {
+        self.tensor(py).shape().rank()
+    }
+
+    /// Number of elements.
+    #[getter]
+    fn size(&self, py: Python<'_>) -> u64 {
+        self.tensor(py).shape().count()
+    }
+
+    /// Bytes of one element.
+    #[getter]
+    fn itemsize(&self, py: Python<'_>) -> usize {
+        self.tensor(py).dtype().size()
+    }
+
+    /// Bytes of all elements.
+    #[getter]
+    fn nbytes(&self, py: Python<'_>) -> u64 {
+        let tensor = self.tensor(py);
+        tensor.shape().count() * tensor.dtype().size() as u64
+    }
+
+    /// Where its value is held: the one device of the session.
+    #[getter]
+    fn device(&self) -> &'static str {
+        DEVICE
+    }
+
+    /// The array itself: there is one device.
+    #[pyo3(signature = (device, /, *, stream=None))]
+    fn to_device(
+        slf: Py<Self>,
+        py: Python<'_>,
+        device: &Bound<'_, PyAny>,
+        stream: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<Py<Self>> {
+        check_device(Some(device))?;
+        match stream {
+            Some(stream) if !stream.is_none() => {
+                Err(PyValueError::new_err("the device has no streams"))
+            }
+            _ => Ok(slf.clone_ref(py)),
+        }
+    }
+
+    /// The transpose of a matrix.
+    #[getter(T)]
+    fn transposed(&self, py: Python<'_>) -> PyResult<Array> {
+        let tensor = self.tensor(py);
+        if tensor.shape().rank() != 2 {
+            return Err(PyValueError::new_err(format!(
+                "T needs a matrix, not shape {}; use mT for stacks of matrices and permute_dims otherwise",
+                tensor.shape()
+            )));
+        }
+        swap_last(py, &tensor)
+    }
+
+    /// The transposes of a stack of matrices.
+    #[getter(mT)]
+    fn matrix_transposed(&self, py: Python<'_>) -> PyResult<Array> {
+        swap_last(py, &self.tensor(py))
+    }
+
+    // -------------------------------------------------------------------------------- to Python's types
+
+    fn __bool__(&self, py: Python<'_>) -> PyResult<bool> {
+        let (dtype, bits) = self.scalar(py, "bool()")?;
+        Ok(bits.to_f64(dtype) != 0.0)
+    }
+
+    fn __float__(&self, py: Python<'_>) -> PyResult<f64> {
+        let (dtype, bits) = self.scalar(py, "float()")?;
+        Ok(bits.to_f64(dtype))
+    }
+
+    fn __complex__<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, pyo3::types::PyComplex>> {
+        let (dtype, bits) = self.scalar(py, "complex()")?;
+        Ok(pyo3::types::PyComplex::from_doubles(
+            py,
+            bits.to_f64(dtype),
+            0.0,
+        ))
+    }
+
+    fn __int__<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        let (dtype, bits) = self.scalar(py, "int()")?;
+        py.get_type::<pyo3::types::PyInt>()
+            .call1((scalar_to_python(py, dtype, bits)?,))
+    }
+
+    fn __index__<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        let (dtype, bits) = self.scalar(py, "an index")?;
+        match dtype.is_integer() {
+            true => scalar_to_python(py, dtype, bits),
+            false => Err(PyTypeError::new_err(format!(
+                "an index needs an integer array, not {dtype}"
+            ))),
+        }
+    }
+
+    /// The one element, as a Python scalar.
+    fn item<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        let (dtype, bits) = self.scalar(py, "item()")?;
+        scalar_to_python(py, dtype, bits)
+    }
+
+    /// The elements as nested lists of Python scalars.
+    fn tolist<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        interchange::to_numpy(py, &self.tensor(py), false)?.call_method0("tolist")
+    }
+
+    fn __len__(&self, py: Python<'_>) -> PyResult<usize> {
+        let tensor = self.tensor(py);
+        let first = tensor.shape().first().copied();
+        first
+            .map(|size| size as usize)
+            .ok_or_else(|| PyTypeError::new_err("len() of an array without axes"))
+    }
+
+    fn __iter__<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
+        index::support(slf.py())?.call_method1("iterate", (slf,))
+    }
+
+    fn __repr__<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
+        index::support(slf.py())?.call_method1("represent", (slf,))
+    }
+
+    fn __str__<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
+        index::support(slf.py())?.call_method1("text", (slf,))
+    }
+
+    fn __hash__(slf: &Bound<'_, Self>) -> PyResult<isize> {
+        let name = slf.get_type().name()?;
+        Err(PyTypeError::new_err(format!(
+            "unhashable type: '{name}' (its == gives an array)"
+        )))
+    }
+
+    fn __reduce__<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyTuple>> {
+        // A value leaves the session by its bytes: pickled arrays are uploaded again where they are read.
+        let py = slf.py();
+        let tensor = slf.get().tensor(py);
+        let value = interchange::to_numpy(py, &tensor, false)?;
+        let make = index::support(py)?.getattr("unpickle")?;
+        (make, (value, tensor.dtype().name())).into_pyobject(py)
+    }
+
+    // ------------------------------------------------------------------------------------------ indexing
+
+    fn __getitem__(slf: &Bound<'_, Self>, key: &Bound<'_, PyAny>) -> PyResult<Py<PyAny>> {
+        index::get(slf, key)
+    }
+
+    fn __setitem__(
+        slf: &Bound<'_, Self>,
+        key: &Bound<'_, PyAny>,
+        value: &Bound<'_, PyAny>,
+    ) -> PyResult<()> {
+        index::set(slf, key, value)
+    }
+
+    // --------------------------------------------------------------------------------------- interchange
+
+    #[pyo3(signature = (*, api_version=None))]
+    fn __array_namespace__<'py>(
+        &self,
+        py: Python<'py>,
+        api_version: Option<&str>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        match api_version {
+            None | Some("2021.12" | "2022.12" | "2023.12" | "2024.12") => {
+                Ok(py.import("tensord")?.into_any())
+            }
+            Some(other) => Err(PyValueError::new_err(format!(
+                "Array API version {other} is not known; 2024.12 is"
+            ))),
+        }
+    }
+
+    /// NumPy's operators leave arrays of this kind to their own operators.
+    #[classattr]
+    fn __array_ufunc__() -> Option<bool> {
+        None
+    }
+
+    #[classattr]
+    fn __array_priority__() -> f64 {
+        1000.0
+    }
+
+    #[pyo3(signature = (dtype=None, copy=None))]
+    fn __array__<'py>(
+        &self,
+        py: Python<'py>,
+        dtype: Option<&Bound<'py, PyAny>>,
+        copy: Option<bool>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        if copy == Some(false) {
+            return Err(PyValueError::new_err(
+                "the value lives in the daemon: NumPy cannot have it without a copy",
+            ));
+        }
+        let array = interchange::to_numpy(py, &self.tensor(py), copy == Some(true))?;
+        match dtype {
+            Some(dtype) if !dtype.is_none() => {
+                let options = PyDict::new(py);
+                options.set_item("copy", false)?;
+                array.call_method("astype", (dtype,), Some(&options))
+            }
+            _ => Ok(array),
+        }
+    }
+
+    /// The value as a read-only buffer.
+    ///
+    /// # Safety
+    /// `view` is null or points to a `Py_buffer` to fill.
+    unsafe fn __getbuffer__(
+        slf: Bound<'_, Self>,
+        view: *mut pyo3::ffi::Py_buffer,
+        flags: std::ffi::c_int,
+    ) -> PyResult<()> {
+        let py = slf.py();
+        // SAFETY: the caller's promise is the one asked for.
+        unsafe { interchange::export_array(py, &slf.get().tensor(py), view, flags) }
+    }
+
+    #[pyo3(signature = (*, stream=None, max_version=None, dl_device=None, copy=None))]
+    fn __dlpack__<'py>(
+        &self,
+        py: Python<'py>,
+        stream: Option<&Bound<'py, PyAny>>,
+        max_version: Option<(u32, u32)>,
+        dl_device: Option<(i32, i32)>,
+        copy: Option<bool>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        if stream.is_some_and(|stream| !stream.is_none()) {
+            return Err(PyValueError::new_err(
+                "values are exported on the host, which has no streams",
+            ));
+        }
+        dlpack::to_dlpack(py, &self.tensor(py), max_version, dl_device, copy)
+    }
+
+    fn __dlpack_device__(&self) -> (i32, i32) {
+        dlpack::HOST
+    }
+
+    /// The array in another dtype.
+    #[pyo3(signature = (dtype, /, *, copy=true))]
+    fn astype(&self, py: Python<'_>, dtype: &Bound<'_, PyAny>, copy: bool) -> PyResult<Array> {
+        let _ = copy;
+        cast(py, &self.tensor(py), dtype_of(dtype)?).map(Array::new)
+    }
+
+    /// Names the tensor of another array from now on; for the package's own use.
+    fn _rebind(&self, py: Python<'_>, other: &Bound<'_, Array>) {
+        self.replace(py, other.get().tensor(py));
+    }
 }
 
 /// Name of the one device.

@@ -3,6 +3,11 @@
 //! Scalars become immediates in the array's dtype; arrays of two dtypes meet by a cast request first. Shapes are
 //! checked by the operation table's own inference, in the client, before anything is submitted.
 
+#![allow(
+    unsafe_op_in_unsafe_fn,
+    reason = "what the attribute macro generates carries the spans of the macro below; there is no own unsafe code here"
+)]
+
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use tensord_client::Tensor;
@@ -238,4 +243,39 @@ pub fn in_place(
     }
     array.get().replace(py, result);
     Ok(())
+}
+
+macro_rules! operators {
+    ($($name:ident $reflected:ident $in_place:ident $function:ident;)*) => {
+        #[pymethods]
+        impl Array {
+            $(
+                fn $name(slf: &Bound<'_, Self>, other: &Bound<'_, PyAny>) -> PyResult<Py<PyAny>> {
+                    operator(slf, other, Elementwise::$function, false)
+                }
+
+                fn $reflected(slf: &Bound<'_, Self>, other: &Bound<'_, PyAny>) -> PyResult<Py<PyAny>> {
+                    operator(slf, other, Elementwise::$function, true)
+                }
+
+                fn $in_place(slf: &Bound<'_, Self>, other: &Bound<'_, PyAny>) -> PyResult<()> {
+                    in_place(slf, other, Elementwise::$function)
+                }
+            )*
+        }
+    };
+}
+
+operators! {
+    __add__ __radd__ __iadd__ Add;
+    __sub__ __rsub__ __isub__ Sub;
+    __mul__ __rmul__ __imul__ Mul;
+    __truediv__ __rtruediv__ __itruediv__ Div;
+    __floordiv__ __rfloordiv__ __ifloordiv__ FloorDiv;
+    __mod__ __rmod__ __imod__ Remainder;
+    __and__ __rand__ __iand__ BitAnd;
+    __or__ __ror__ __ior__ BitOr;
+    __xor__ __rxor__ __ixor__ BitXor;
+    __lshift__ __rlshift__ __ilshift__ ShiftLeft;
+    __rshift__ __rrshift__ __irshift__ ShiftRight;
 }
