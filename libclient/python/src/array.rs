@@ -15,6 +15,7 @@ use tensord_shm::dtype::Scalar;
 use tensord_shm::op::{AxisList, Elementwise, Op, Operand};
 
 use crate::dtype::{PyDType, dtype_object, dtype_of, scalar_to_python};
+use crate::errors::{type_error, value_error};
 use crate::operators::{NONE, in_place, operator, unary};
 use crate::session::{cast, compute};
 use crate::{dlpack, index, interchange, products};
@@ -69,7 +70,7 @@ impl Array {
     fn scalar(&self, py: Python<'_>, what: &str) -> PyResult<(tensord_shm::dtype::DType, Scalar)> {
         let tensor = self.tensor(py);
         if tensor.shape().count() != 1 {
-            return Err(PyTypeError::new_err(format!(
+            return Err(type_error(format!(
                 "{what} needs an array of one element, not one of shape {}",
                 tensor.shape()
             )));
@@ -236,7 +237,7 @@ impl Array {
     fn transposed(&self, py: Python<'_>) -> PyResult<Array> {
         let tensor = self.tensor(py);
         if tensor.shape().rank() != 2 {
-            return Err(PyValueError::new_err(format!(
+            return Err(value_error(format!(
                 "T needs a matrix, not shape {}; use mT for stacks of matrices and permute_dims otherwise",
                 tensor.shape()
             )));
@@ -281,7 +282,7 @@ impl Array {
         let (dtype, bits) = self.scalar(py, "an index")?;
         match dtype.is_integer() {
             true => scalar_to_python(py, dtype, bits),
-            false => Err(PyTypeError::new_err(format!(
+            false => Err(type_error(format!(
                 "an index needs an integer array, not {dtype}"
             ))),
         }
@@ -320,7 +321,7 @@ impl Array {
 
     fn __hash__(slf: &Bound<'_, Self>) -> PyResult<isize> {
         let name = slf.get_type().name()?;
-        Err(PyTypeError::new_err(format!(
+        Err(type_error(format!(
             "unhashable type: '{name}' (its == gives an array)"
         )))
     }
@@ -360,7 +361,7 @@ impl Array {
             None | Some("2021.12" | "2022.12" | "2023.12" | "2024.12") => {
                 Ok(py.import("tensord")?.into_any())
             }
-            Some(other) => Err(PyValueError::new_err(format!(
+            Some(other) => Err(value_error(format!(
                 "Array API version {other} is not known; 2024.12 is"
             ))),
         }
@@ -458,7 +459,7 @@ pub fn check_device(device: Option<&Bound<'_, PyAny>>) -> PyResult<()> {
     };
     match device.extract::<String>() {
         Ok(name) if name == DEVICE => Ok(()),
-        _ => Err(PyValueError::new_err(format!(
+        _ => Err(value_error(format!(
             "there is no device {device}; this session has \"{DEVICE}\""
         ))),
     }
@@ -477,7 +478,7 @@ fn no_modulo(modulo: &Bound<'_, PyAny>) -> PyResult<()> {
 pub fn swap_last(py: Python<'_>, tensor: &Tensor) -> PyResult<Array> {
     let rank = tensor.shape().rank();
     if rank < 2 {
-        return Err(PyValueError::new_err(format!(
+        return Err(value_error(format!(
             "a matrix transpose needs two axes; the shape is {}",
             tensor.shape()
         )));

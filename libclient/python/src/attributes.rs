@@ -1,10 +1,11 @@
 //! Shapes, axes and per-axis numbers as Python writes them: ints, tuples, lists, negative counts from the end.
 
-use pyo3::exceptions::{PyIndexError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyInt, PyTuple};
 use tensord_shm::layout::{RANK_MAX, Shape};
 use tensord_shm::op::{AxisList, AxisSet};
+
+use crate::errors::{index_error, type_error, value_error};
 
 /// Axes of a reduction.
 pub struct Axes {
@@ -28,9 +29,7 @@ impl Axes {
         for axis in int_list(op, axis)? {
             let axis = axis_number(op, axis, rank, shape)?;
             if bits >> axis & 1 == 1 {
-                return Err(PyValueError::new_err(format!(
-                    "{op}: axis {axis} is named twice"
-                )));
+                return Err(value_error(format!("{op}: axis {axis} is named twice")));
             }
             bits |= 1 << axis;
             count *= shape[usize::from(axis)];
@@ -47,7 +46,7 @@ pub fn axis_number(op: &str, axis: i64, rank: usize, shape: &Shape) -> PyResult<
     let at = if axis < 0 { axis + rank as i64 } else { axis };
     match usize::try_from(at) {
         Ok(at) if at < rank => Ok(at as u8),
-        _ => Err(PyIndexError::new_err(format!(
+        _ => Err(index_error(format!(
             "{op}: axis {axis} is out of range for shape {shape}"
         ))),
     }
@@ -67,7 +66,7 @@ pub fn int_list(op: &str, object: &Bound<'_, PyAny>) -> PyResult<Vec<i64>> {
         },
     };
     listed.map_err(|_| {
-        PyTypeError::new_err(format!(
+        type_error(format!(
             "{op} takes an int or a tuple of ints, not {object}"
         ))
     })
@@ -87,14 +86,14 @@ pub fn shape_of(op: &str, object: &Bound<'_, PyAny>, fill: Option<u64>) -> PyRes
             .product();
         let fits = others > 0 && count.is_multiple_of(others as u64);
         if !fits {
-            return Err(PyValueError::new_err(format!(
+            return Err(value_error(format!(
                 "{op}: {count} elements do not fill the shape {sizes:?}"
             )));
         }
         sizes[at] = (count / others as u64) as i64;
     }
     if let Some(size) = sizes.iter().find(|size| **size < 0) {
-        return Err(PyValueError::new_err(format!(
+        return Err(value_error(format!(
             "{op}: a size of {size} in shape {sizes:?}"
         )));
     }
@@ -105,7 +104,7 @@ pub fn shape_of(op: &str, object: &Bound<'_, PyAny>, fill: Option<u64>) -> PyRes
 /// A shape within the bounds of rank and element count.
 pub fn checked_shape(op: &str, sizes: &[u64]) -> PyResult<Shape> {
     Shape::new(sizes).ok_or_else(|| {
-        PyValueError::new_err(format!(
+        value_error(format!(
             "{op}: shape {sizes:?} has more than {RANK_MAX} axes or 2^48 elements"
         ))
     })
@@ -126,18 +125,18 @@ pub fn each(
         numbers = vec![numbers[0]; count];
     }
     if numbers.len() != count || numbers.iter().any(|&number| number < 1) {
-        return Err(PyValueError::new_err(format!(
+        return Err(value_error(format!(
             "{op}: {what} must be one number of at least 1, or {count} of them; not {numbers:?}"
         )));
     }
     let numbers: Vec<u64> = numbers.iter().map(|&number| number as u64).collect();
-    AxisList::new(&numbers).ok_or_else(|| PyValueError::new_err(format!("{op}: too many axes")))
+    AxisList::new(&numbers).ok_or_else(|| value_error(format!("{op}: too many axes")))
 }
 
 /// A pair (before, behind) for each of `count` axes, from one number, one each, or one pair each.
 pub fn pairs(op: &str, object: &Bound<'_, PyAny>, count: usize) -> PyResult<Vec<(u64, u64)>> {
     let wrong = || {
-        PyValueError::new_err(format!(
+        value_error(format!(
             "{op}: padding is a number, {count} numbers or {count} pairs, none negative; not {object}"
         ))
     };

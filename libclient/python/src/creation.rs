@@ -1,6 +1,5 @@
 //! Creation: arrays of one value, of counted numbers, of random ones.
 
-use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyModule;
 use tensord_shm::dtype::DType;
@@ -9,6 +8,7 @@ use tensord_shm::op::{Distribution, Meta, Op};
 use crate::array::{Array, check_device};
 use crate::attributes::shape_of;
 use crate::dtype::{DEFAULT_FLOAT, Weak, dtype_of};
+use crate::errors::{type_error, value_error};
 use crate::functions::array_argument;
 use crate::operators::{NONE, foreign};
 use crate::session::create;
@@ -111,7 +111,7 @@ fn random(
         "bits" => Distribution::Bits,
         "uniform" => Distribution::Uniform,
         "normal" => Distribution::Normal,
-        other => return Err(PyValueError::new_err(format!("no distribution {other:?}"))),
+        other => return Err(value_error(format!("no distribution {other:?}"))),
     };
     let meta = Meta {
         dtype: dtype_of(dtype)?,
@@ -122,7 +122,7 @@ fn random(
         _ => meta.dtype.is_float(),
     };
     if !fits {
-        return Err(PyTypeError::new_err(format!(
+        return Err(type_error(format!(
             "random: bits are integers or bool, uniform and normal floats; not {}",
             meta.dtype
         )));

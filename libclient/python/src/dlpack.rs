@@ -15,6 +15,7 @@ use tensord_shm::layout::RANK_MAX;
 use tensord_shm::op::Meta;
 
 use crate::array::{Array, check_device};
+use crate::errors::{type_error, value_error};
 use crate::interchange::{Held, fetch, upload_bytes};
 
 /// Device type and number of values on the host.
@@ -297,14 +298,14 @@ fn meta_of(tensor: &DlTensor) -> PyResult<Meta> {
         .into_iter()
         .find(|&dtype| code_of(dtype) == (tensor.code, tensor.bits) && tensor.lanes == 1);
     let dtype = found.ok_or_else(|| {
-        PyTypeError::new_err(format!(
+        type_error(format!(
             "tensord has no dtype for DLPack code {}, {} bits, {} lanes",
             tensor.code, tensor.bits, tensor.lanes
         ))
     })?;
     let rank = usize::try_from(tensor.rank).unwrap_or(usize::MAX);
     if rank > RANK_MAX {
-        return Err(PyValueError::new_err(format!(
+        return Err(value_error(format!(
             "from_dlpack: {rank} axes; at most {RANK_MAX}"
         )));
     }

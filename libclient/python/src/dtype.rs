@@ -11,6 +11,8 @@ use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBool, PyComplex, PyFloat, PyInt, PyString, PyType};
 use tensord_shm::dtype::{DType, Kind, Scalar};
 
+use crate::errors::type_error;
+
 /// Dtype of floats that nobody named.
 pub const DEFAULT_FLOAT: DType = DType::F32;
 /// Dtype of integers that nobody named.
@@ -113,7 +115,7 @@ pub fn dtype_of(object: &Bound<'_, PyAny>) -> PyResult<DType> {
         .or((name == "bool_").then_some(DType::Bool))
         .ok_or_else(|| match name.starts_with("complex") {
             true => missing("complex dtypes", "no operation of the table takes them"),
-            false => PyTypeError::new_err(format!(
+            false => type_error(format!(
                 "{name} is no dtype of tensord; dtypes are {}",
                 names()
             )),
@@ -162,7 +164,7 @@ pub fn promote(a: DType, b: DType) -> Option<DType> {
 /// [`promote`], or the `TypeError` that says why not.
 pub fn promote_or_error(op: &str, a: DType, b: DType) -> PyResult<DType> {
     promote(a, b).ok_or_else(|| {
-        PyTypeError::new_err(format!(
+        type_error(format!(
             "{op}: {a} and {b} have no common dtype (the standard mixes no kinds, nor uint64 with signed integers); \
              convert one with astype"
         ))

@@ -36,13 +36,60 @@ fn class_name(code: Code) -> &'static str {
     }
 }
 
+/// A `ValueError`, its shapes written as Python writes them.
+pub fn value_error(message: String) -> PyErr {
+    PyValueError::new_err(with_tuples(&message))
+}
+
+/// A `TypeError`, its shapes written as Python writes them.
+pub fn type_error(message: String) -> PyErr {
+    PyTypeError::new_err(with_tuples(&message))
+}
+
+/// An `IndexError`, its shapes written as Python writes them.
+pub fn index_error(message: String) -> PyErr {
+    PyIndexError::new_err(with_tuples(&message))
+}
+
+/// The message with each shape, `[3, 4]` in the messages of all languages, as the tuple that Python shows.
+fn with_tuples(message: &str) -> String {
+    let mut out = String::with_capacity(message.len());
+    let mut rest = message;
+    while let Some(open) = rest.find('[') {
+        let (before, from) = rest.split_at(open);
+        out.push_str(before);
+        let inner = from[1..].find(']').map(|close| &from[1..=close]);
+        match inner {
+            Some(sizes)
+                if sizes
+                    .bytes()
+                    .all(|b| b.is_ascii_digit() || b == b',' || b == b' ') =>
+            {
+                let comma = if sizes.is_empty() || sizes.contains(',') {
+                    ""
+                } else {
+                    ","
+                };
+                out.push_str(&format!("({sizes}{comma})"));
+                rest = &from[sizes.len() + 2..];
+            }
+            _ => {
+                out.push('[');
+                rest = &from[1..];
+            }
+        }
+    }
+    out.push_str(rest);
+    out
+}
+
 /// An error of the call itself: shapes, dtypes and attributes that do not fit are Python's own errors.
 pub fn at_call(py: Python<'_>, error: Error) -> PyErr {
     let message = error.message().to_owned();
     match error.code() {
-        Code::DTypes => PyTypeError::new_err(message),
-        Code::Attribute if message.contains("axis") => PyIndexError::new_err(message),
-        Code::Attribute | Code::Shape => PyValueError::new_err(message),
+        Code::DTypes => type_error(message),
+        Code::Attribute if message.contains("axis") => index_error(message),
+        Code::Attribute | Code::Shape => value_error(message),
         _ => later(py, error),
     }
 }
@@ -56,7 +103,9 @@ fn build(py: Python<'_>, error: &Error) -> PyResult<PyErr> {
     let class = py
         .import("tensord._errors")?
         .getattr(class_name(error.code()))?;
-    let value = class.cast::<PyType>()?.call1((error.to_string(),))?;
+    let value = class
+        .cast::<PyType>()?
+        .call1((with_tuples(&error.to_string()),))?;
     value.setattr("code", error.code().name())?;
     if let Some(place) = error.place() {
         value.setattr("filename_asked", place.file)?;

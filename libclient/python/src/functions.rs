@@ -2,7 +2,7 @@
 //!
 //! What needs more thought than speed is Python, in the package; this gives it the operation table.
 
-use pyo3::exceptions::{PyTypeError, PyValueError};
+use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 use pyo3::types::PyModule;
 use tensord_client::Tensor;
@@ -12,6 +12,7 @@ use tensord_shm::op::{AxisSet, Elementwise, Op, Operand, Reduction, Scan};
 use crate::array::{Array, check_device};
 use crate::attributes::Axes;
 use crate::dtype::{DEFAULT_FLOAT, DEFAULT_INT, Weak, dtype_of, promote_or_error};
+use crate::errors::{type_error, value_error};
 use crate::operators::{Argument, NONE, binary, foreign, select, ternary, unary};
 use crate::session::{cast, compute};
 
@@ -152,12 +153,10 @@ fn clip(
                 promote_or_error("clip", dtype, bound.dtype())?;
                 Ok(Some(Argument::Tensor(cast(py, &bound, dtype)?)))
             }
-            Argument::Weak(weak) if weak.meets(dtype) != dtype => {
-                Err(PyTypeError::new_err(format!(
-                    "clip: a bound of {} for an array of {dtype}",
-                    weak.own_dtype()
-                )))
-            }
+            Argument::Weak(weak) if weak.meets(dtype) != dtype => Err(type_error(format!(
+                "clip: a bound of {} for an array of {dtype}",
+                weak.own_dtype()
+            ))),
             other => Ok(Some(other)),
         }
     };
@@ -212,7 +211,7 @@ fn reduce(
         )
     {
         let name = Op::Reduce { kind, axes, keep }.name();
-        return Err(PyValueError::new_err(format!(
+        return Err(value_error(format!(
             "{name} of no elements (shape {sizes}) has no value"
         )));
     }

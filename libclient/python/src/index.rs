@@ -5,7 +5,7 @@
 //! package's `_indexing` module. Bounds of integers and slices are checked here, at the call; the values of an index
 //! array are not known here: the gather itself counts negative ones from the end and reads 0 out of range.
 
-use pyo3::exceptions::{PyIndexError, PyTypeError, PyValueError};
+use pyo3::exceptions::{PyIndexError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBool, PyEllipsis, PyInt, PySlice, PyTuple};
@@ -15,6 +15,7 @@ use tensord_shm::layout::{RANK_MAX, Shape};
 use tensord_shm::op::{AxisList, Op, Operand};
 
 use crate::array::Array;
+use crate::errors::{index_error, type_error};
 use crate::operators::NONE;
 use crate::session::{cast, compute};
 
@@ -55,7 +56,7 @@ fn item<'py>(object: &Bound<'py, PyAny>) -> PyResult<Option<Item<'py>>> {
     if let Ok(value) = object.cast_exact::<PyInt>() {
         let value: i64 = value
             .extract()
-            .map_err(|_| PyIndexError::new_err(format!("index {value} is out of range")))?;
+            .map_err(|_| index_error(format!("index {value} is out of range")))?;
         return Ok(Some(Item::Integer(value)));
     }
     if let Ok(slice) = object.cast::<PySlice>() {
@@ -72,7 +73,7 @@ fn item<'py>(object: &Bound<'py, PyAny>) -> PyResult<Option<Item<'py>>> {
         return match tensor.dtype() {
             dtype if dtype.is_integer() => Ok(Some(Item::Index(tensor))),
             DType::Bool => Ok(None),
-            dtype => Err(PyTypeError::new_err(format!(
+            dtype => Err(type_error(format!(
                 "arrays of {dtype} cannot index; integers and bool can"
             ))),
         };
@@ -121,7 +122,7 @@ impl Basic {
             |item: &Item<'_>| matches!(item, Item::Integer(_) | Item::Slice(_) | Item::Index(_));
         let named = items.iter().filter(|one| takes_axis(one)).count();
         if named > shape.rank() {
-            return Err(PyIndexError::new_err(format!(
+            return Err(index_error(format!(
                 "too many indices: {named} for an array of shape {shape}"
             )));
         }
@@ -137,7 +138,7 @@ impl Basic {
         let mut axis = 0;
         for one in &items {
             if basic.out_rank == RANK_MAX {
-                return Err(PyIndexError::new_err(format!(
+                return Err(index_error(format!(
                     "the result would have more than {RANK_MAX} axes"
                 )));
             }
@@ -180,7 +181,7 @@ impl Basic {
 
     fn whole(&mut self, shape: &Shape, axis: &mut usize, count: usize) -> PyResult<()> {
         if self.out_rank + count > RANK_MAX {
-            return Err(PyIndexError::new_err(format!(
+            return Err(index_error(format!(
                 "the result would have more than {RANK_MAX} axes"
             )));
         }
@@ -195,7 +196,7 @@ impl Basic {
         let size = shape[axis] as i64;
         let at = if value < 0 { value + size } else { value };
         if !(0..size).contains(&at) {
-            return Err(PyIndexError::new_err(format!(
+            return Err(index_error(format!(
                 "index {value} is out of range for axis {axis} of size {size} (shape {shape})"
             )));
         }

@@ -22,6 +22,7 @@ use tensord_shm::op::{Meta, Op};
 use crate::array::{Array, check_device};
 use crate::dtype::{Weak, dtype_of, missing};
 use crate::errors;
+use crate::errors::type_error;
 use crate::index::support;
 use crate::operators::NONE;
 use crate::session::{cast, create, with};
@@ -306,7 +307,7 @@ fn dtype_of_format(format: &CStr, size: usize) -> PyResult<DType> {
         letter => (b'@', letter),
     };
     let wrong = || {
-        PyTypeError::new_err(format!(
+        type_error(format!(
             "tensord has no dtype for elements of buffer format {format:?}"
         ))
     };
@@ -465,7 +466,7 @@ fn bring_in(
         support(py)?.call_method1("prepare", (object, dtype.map(|dtype| dtype.name())))?;
     match Host::of(&prepared)? {
         Some(host) => upload_bytes(py, host.bytes(), host.meta, constant),
-        None => Err(PyTypeError::new_err(format!(
+        None => Err(type_error(format!(
             "asarray cannot take {} elements",
             prepared.getattr("dtype")?
         ))),

@@ -10,6 +10,7 @@ use tensord_shm::op::{AxisList, Op, Operand, ScatterMode};
 use crate::array::Array;
 use crate::attributes::{Axes, axis_number, int_list, shape_of};
 use crate::dtype::{Weak, promote_or_error};
+use crate::errors::value_error;
 use crate::functions::{array_argument, one};
 use crate::operators::NONE;
 use crate::session::{cast, compute};
@@ -117,7 +118,7 @@ fn squeeze(py: Python<'_>, x: &Bound<'_, PyAny>, axis: &Bound<'_, PyAny>) -> PyR
         .enumerate()
         .find(|(axis, size)| axes.set.contains(*axis) && **size != 1)
     {
-        return Err(PyValueError::new_err(format!(
+        return Err(value_error(format!(
             "squeeze: axis {axis} of {shape} has size {size}, not 1"
         )));
     }

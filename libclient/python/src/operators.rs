@@ -16,6 +16,7 @@ use tensord_shm::op::{Elementwise, Operand};
 
 use crate::array::Array;
 use crate::dtype::{DEFAULT_FLOAT, Weak, promote_or_error};
+use crate::errors::type_error;
 use crate::session::{cast, elementwise};
 
 /// An argument of an elementwise function.
@@ -67,7 +68,7 @@ pub fn foreign(op: &str, object: &Bound<'_, PyAny>) -> PyErr {
         .name()
         .map(|n| n.to_string())
         .unwrap_or_else(|_| "?".into());
-    PyTypeError::new_err(format!(
+    type_error(format!(
         "{op} takes tensord arrays and Python scalars, not {name}; convert it with tensord.asarray"
     ))
 }
@@ -85,7 +86,7 @@ fn meeting(op: &str, arguments: &[&Argument]) -> PyResult<DType> {
         }
     }
     let Some(mut dtype) = dtype else {
-        return Err(PyTypeError::new_err(format!(
+        return Err(type_error(format!(
             "{op} needs at least one tensord array among its arguments"
         )));
     };

@@ -12,6 +12,7 @@ use tensord_shm::op::{AxisList, Op, Operand};
 
 use crate::array::{Array, swap_last};
 use crate::dtype::promote_or_error;
+use crate::errors::value_error;
 use crate::functions::array_argument;
 use crate::operators::NONE;
 use crate::session::{cast, compute};
@@ -68,7 +69,7 @@ fn contract_labelled(
         array_argument("contract", b)?,
     );
     let wrong = |what: &dyn std::fmt::Display| {
-        PyValueError::new_err(format!(
+        value_error(format!(
             "contract {labels:?} of shapes {} and {}: {what}",
             a.shape(),
             b.shape()
@@ -142,7 +143,7 @@ pub fn matmul(py: Python<'_>, a: &Bound<'_, PyAny>, b: &Bound<'_, PyAny>) -> PyR
     let (a, b) = (array_argument("matmul", a)?, array_argument("matmul", b)?);
     let (rank_a, rank_b) = (a.shape().rank(), b.shape().rank());
     if rank_a == 0 || rank_b == 0 {
-        return Err(PyValueError::new_err(format!(
+        return Err(value_error(format!(
             "matmul needs at least one axis in each operand: {} and {}",
             a.shape(),
             b.shape()
@@ -150,7 +151,7 @@ pub fn matmul(py: Python<'_>, a: &Bound<'_, PyAny>, b: &Bound<'_, PyAny>) -> PyR
     }
     let inner = (a.shape()[rank_a - 1], b.shape()[rank_b.max(2) - 2]);
     if inner.0 != inner.1 {
-        return Err(PyValueError::new_err(format!(
+        return Err(value_error(format!(
             "matmul: shapes {} and {} do not fit: the inner sizes are {} and {}",
             a.shape(),
             b.shape(),
@@ -184,7 +185,7 @@ pub fn matmul(py: Python<'_>, a: &Bound<'_, PyAny>, b: &Bound<'_, PyAny>) -> PyR
     for k in 0..of_a.len().min(of_b.len()).saturating_sub(2) {
         let (x, y) = (a.shape()[rank_a - 3 - k], b.shape()[rank_b - 3 - k]);
         if x != y && x != 1 && y != 1 {
-            return Err(PyValueError::new_err(format!(
+            return Err(value_error(format!(
                 "matmul: the stacks of shapes {} and {} cannot be broadcast together",
                 a.shape(),
                 b.shape()

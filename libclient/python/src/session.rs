@@ -11,7 +11,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use tensord_client::{Error, Options, Session, Site, Tensor};
 use tensord_shm::control::Class;
@@ -20,6 +19,7 @@ use tensord_shm::error::Code;
 use tensord_shm::fork;
 use tensord_shm::op::{Elementwise, Op, Operand};
 
+use crate::errors::value_error;
 use crate::{debug, errors};
 
 /// How often a wait looks for signals.
@@ -149,15 +149,13 @@ pub fn open(
         "normal" => Class::Normal,
         "idle" => Class::Idle,
         other => {
-            return Err(PyValueError::new_err(format!(
+            return Err(value_error(format!(
                 "qos is \"realtime\", \"normal\" or \"idle\", not {other:?}"
             )));
         }
     };
     if !(1..=10_000).contains(&weight) {
-        return Err(PyValueError::new_err(format!(
-            "weight is 1 to 10000, not {weight}"
-        )));
+        return Err(value_error(format!("weight is 1 to 10000, not {weight}")));
     }
     let name = name.unwrap_or_else(process_name);
     let options = Options {
