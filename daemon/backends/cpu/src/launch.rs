@@ -231,6 +231,14 @@ fn check_counts(plan: &Plan, instance: &Instance) -> Result<(), DeviceFault> {
 
 /// Orders instances by parameters, and binds the plan to each.
 fn group(mut instances: Vec<Instance>, cache: &mut Cache, entry: usize) -> (Vec<Instance>, Vec<Group>) {
+    let alike = |pair: &[Instance]| Arc::ptr_eq(&pair[0].params, &pair[1].params);
+    if !instances.is_empty() && instances.windows(2).all(alike) {
+        let groups = vec![Group {
+            instances: 0..instances.len(),
+            bound: cache.bind(entry, &instances[0].params),
+        }];
+        return (instances, groups);
+    }
     let mut bounds: Vec<Arc<BoundPlan>> = Vec::new();
     let mut numbers = Vec::with_capacity(instances.len());
     for (index, instance) in instances.iter().enumerate() {

@@ -11,7 +11,7 @@ use crate::pool::Team;
 use crate::prepare::BoundStep;
 use crate::scratch::{Scratch, padded};
 use crate::tile::bind::{TILE, column};
-use crate::tile::{Evaluator, Program};
+use crate::tile::{Evaluator, Program, Tables};
 
 /// Elements of a tile of a prologue or an epilogue.
 const CAPACITY: usize = TILE;
@@ -93,7 +93,7 @@ struct Machine<'a> {
     evaluators: [Option<(usize, Evaluator<'a>)>; 3],
     slots: [*mut u8; 3],
     reduced: *mut u8,
-    spare: [Vec<crate::tile::Arg>; 3],
+    spare: [Tables; 3],
 }
 
 impl<'a> Machine<'a> {
@@ -108,7 +108,7 @@ impl<'a> Machine<'a> {
             Some(program) => padded(Evaluator::bytes(program, CAPACITY)),
             None => 0,
         });
-        let spare = std::array::from_fn(|_| scratch.take_args());
+        let spare = std::array::from_fn(|_| scratch.take_tables());
         let reduced_bytes = CAPACITY * 8;
         let mut at = scratch.reserve(bytes.iter().sum::<usize>() + reduced_bytes);
         let slots = bytes.map(|bytes| {
@@ -131,10 +131,10 @@ impl<'a> Machine<'a> {
 
     fn done(self, scratch: &mut Scratch) {
         for args in self.spare {
-            scratch.keep_args(args);
+            scratch.keep_tables(args);
         }
         for (_, evaluator) in self.evaluators.into_iter().flatten() {
-            scratch.keep_args(evaluator.into_args());
+            scratch.keep_tables(evaluator.into_tables());
         }
     }
 
@@ -165,7 +165,7 @@ impl<'a> Machine<'a> {
             other => {
                 let args = other.map_or_else(
                     || std::mem::take(&mut self.spare[which]),
-                    |(_, evaluator)| evaluator.into_args(),
+                    |(_, evaluator)| evaluator.into_tables(),
                 );
                 let table = self.running.table(self.job.groups[group].instances.clone());
                 Evaluator::new(program, bound, table, CAPACITY, self.slots[which], args)

@@ -115,7 +115,7 @@ impl<'a> Work<'a> {
         scratch: &mut Scratch,
     ) -> Work<'a> {
         let bytes = pieces(programs, fold, bound);
-        let (first, second) = (scratch.take_args(), scratch.take_args());
+        let (first, second) = (scratch.take_tables(), scratch.take_tables());
         let mut at = scratch.reserve(bytes.iter().map(|&b| padded(b)).sum());
         let [a, b, lanes, stack, results] = bytes.map(|bytes| {
             let piece = at;
@@ -137,8 +137,8 @@ impl<'a> Work<'a> {
     }
 
     fn done(self, scratch: &mut Scratch) {
-        scratch.keep_args(self.body.into_args());
-        scratch.keep_args(self.epilogue.into_args());
+        scratch.keep_tables(self.body.into_tables());
+        scratch.keep_tables(self.epilogue.into_tables());
     }
 
     fn level(&self, depth: usize, width: usize) -> *mut u8 {

@@ -4,7 +4,7 @@
 //! that it needs out of one aligned run, and nothing in it outlives the step.
 
 use crate::contract;
-use crate::tile::Arg;
+use crate::tile::Tables;
 
 #[derive(Clone, Copy)]
 #[repr(align(64))]
@@ -16,10 +16,10 @@ pub struct Scratch {
     lines: Vec<Line>,
     temps: Vec<Line>,
     contraction: contract::Scratch,
-    spare: Vec<Vec<Arg>>,
+    spare: Vec<Tables>,
 }
 
-// SAFETY: the `Arg`s in `spare` are leftovers of finished steps (the vectors are cleared before they are kept), so no pointer
+// SAFETY: the tables in `spare` are cleared before they are kept, so no pointer
 // is carried to another thread.
 unsafe impl Send for Scratch {}
 
@@ -44,15 +44,15 @@ impl Scratch {
         self.contraction = scratch;
     }
 
-    /// An empty vector with whatever capacity an earlier one left.
-    pub fn take_args(&mut self) -> Vec<Arg> {
+    /// Empty tables with whatever capacity an earlier step left.
+    pub fn take_tables(&mut self) -> Tables {
         self.spare.pop().unwrap_or_default()
     }
 
-    /// Keeps a vector's capacity for the next step.
-    pub fn keep_args(&mut self, mut args: Vec<Arg>) {
-        args.clear();
-        self.spare.push(args);
+    /// Keeps the tables' capacity for the next step.
+    pub fn keep_tables(&mut self, mut tables: Tables) {
+        tables.clear();
+        self.spare.push(tables);
     }
 
     /// Bytes held.

@@ -106,7 +106,7 @@ unsafe fn map(program: &Program, bound: &Bound, table: Table<'_>, team: &mut Tea
     team.each(total.div_ceil(part) as usize, &|scratch, index| {
         let (mut at, end) = (index as u64 * part, ((index as u64 + 1) * part).min(total));
         let bytes = Evaluator::bytes(program, bound.tile);
-        let args = scratch.take_args();
+        let args = scratch.take_tables();
         let slots = scratch.reserve(bytes);
         let mut evaluator = Evaluator::new(program, bound, table, bound.tile, slots, args);
         while at < end {
@@ -115,6 +115,6 @@ unsafe fn map(program: &Program, bound: &Bound, table: Table<'_>, team: &mut Tea
             unsafe { evaluator.run(at, n, std::ptr::null()) };
             at += n as u64;
         }
-        scratch.keep_args(evaluator.into_args());
+        scratch.keep_tables(evaluator.into_tables());
     });
 }

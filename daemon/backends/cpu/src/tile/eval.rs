@@ -11,6 +11,7 @@
 use tensord_shm::dtype::{DType, Scalar};
 
 use super::bind::Bound;
+use super::chain::{Link, Resolved, RunFn, Source};
 use super::kernels::{self, LANES, is_half, lane_scalar, lane_size};
 use super::program::{Op, Program, Value};
 use super::rows::{self, Cursor};
@@ -40,6 +41,13 @@ impl Arg {
 
     fn tile(at: *const u8) -> Arg {
         Arg { at, ..Arg::NONE }
+    }
+
+    fn source(&self) -> Source {
+        Source {
+            at: self.at,
+            broadcast: self.broadcast,
+        }
     }
 
     fn scalar(at: *const u8) -> Arg {
@@ -80,6 +88,21 @@ impl Table<'_> {
     }
 }
 
+/// A program's tables on one thread, kept between steps for their capacity.
+#[derive(Default)]
+pub struct Tables {
+    args: Vec<Arg>,
+    steps: Vec<Resolved>,
+}
+
+impl Tables {
+    /// Forgets what they hold.
+    pub fn clear(&mut self) {
+        self.args.clear();
+        self.steps.clear();
+    }
+}
+
 /// A program under way on one thread.
 pub struct Evaluator<'a> {
     program: &'a Program,
@@ -90,6 +113,7 @@ pub struct Evaluator<'a> {
     capacity: usize,
     args: Vec<Arg>,
     instance: usize,
+    steps: Vec<Resolved>,
 }
 
 /// The tile under way.
@@ -153,9 +177,13 @@ impl<'a> Evaluator<'a> {
         table: Table<'a>,
         capacity: usize,
         slots: *mut u8,
-        mut args: Vec<Arg>,
+        Tables {
+            mut args,
+            mut steps,
+        }: Tables,
     ) -> Evaluator<'a> {
         args.clear();
+        steps.clear();
         args.resize(program.dtypes.len(), Arg::NONE);
         Evaluator {
             program,
@@ -166,12 +194,16 @@ impl<'a> Evaluator<'a> {
             capacity,
             args,
             instance: usize::MAX,
+            steps,
         }
     }
 
-    /// Gives the pointer table back.
-    pub fn into_args(self) -> Vec<Arg> {
-        self.args
+    /// Gives the tables back.
+    pub fn into_tables(self) -> Tables {
+        Tables {
+            args: self.args,
+            steps: self.steps,
+        }
     }
 
     /// Bytes of an element of a value's tile.
@@ -292,7 +324,12 @@ impl<'a> Evaluator<'a> {
         unsafe {
             self.args[index] = match op {
                 Op::Load { load } => self.load(tile, value, usize::from(*load)),
-                Op::Apply { kernel, args } => self.apply(tile, value, *kernel, *args),
+                Op::Apply { kernel, args, .. } => self.apply(tile, value, *kernel, *args),
+                Op::Run {
+                    execute,
+                    first,
+                    links,
+                } => self.chain(tile, value, *execute, *first, links),
                 Op::Mask { mask, arg, fill } => {
                     let to = self.slot(value);
                     let dtype = self.program.dtypes[index];
@@ -515,6 +552,37 @@ impl<'a> Evaluator<'a> {
             // SAFETY: `n` elements from `from` on of each, a multiple of whole lanes.
             unsafe { kernel.run(to.add(from * size), a, b, c, n) };
         }
+        Arg::tile(to)
+    }
+
+    unsafe fn chain(
+        &mut self,
+        tile: Tile,
+        value: Value,
+        execute: RunFn,
+        first: Value,
+        links: &[Link],
+    ) -> Arg {
+        let to = self.target(tile, value);
+        let mut steps = std::mem::take(&mut self.steps);
+        steps.clear();
+        let first = self.args[usize::from(first)].source();
+        for link in links {
+            let keep = match link.kept {
+                true => self.slot(link.value),
+                false => std::ptr::null_mut(),
+            };
+            // Operands that a code does not use name the value passed on, which has no memory: `first` stands in.
+            let [x, y] = link.others.map(|other| {
+                let arg = &self.args[usize::from(other)];
+                if arg.at.is_null() { first } else { arg.source() }
+            });
+            steps.push(Resolved::new(link.code, x, y, keep));
+            self.args[usize::from(link.value)] = Arg::tile(keep);
+        }
+        // SAFETY: operands, kept values and the target are good for whole lanes; kept ones have slots of their own.
+        unsafe { execute(first, &steps, to, tile.lanes) };
+        self.steps = steps;
         Arg::tile(to)
     }
 

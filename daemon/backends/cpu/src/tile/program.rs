@@ -6,7 +6,9 @@
 
 use tensord_plan::{Access, Body, Guard, Immediate, Instr, Plan, Slot, Store, ValueId};
 use tensord_shm::dtype::DType;
+use tensord_shm::op::Elementwise;
 
+use super::chain::{self, Link, RunFn};
 use super::kernels::{self, IotaFn, Kernel, RandomFn, lane_size};
 use crate::isa::Isa;
 use crate::math;
@@ -20,7 +22,18 @@ pub enum Op {
     /// `Program::loads[load]`, in place where it lies contiguous.
     Load { load: u16 },
     /// A vector function on up to three tiles or scalars.
-    Apply { kernel: Kernel, args: [Value; 3] },
+    Apply {
+        kernel: Kernel,
+        args: [Value; 3],
+        /// The function, if it may be part of a run.
+        linked: Option<Elementwise>,
+    },
+    /// Functions that pass a value on in registers, from `first` to the operation's own value.
+    Run {
+        execute: RunFn,
+        first: Value,
+        links: Box<[Link]>,
+    },
     /// Index along an axis, scaled.
     Iota {
         form: u16,
@@ -130,6 +143,7 @@ impl Program {
                 program.translate(body, index as Value, instr, isa);
             }
         }
+        program.form_runs(&kept);
         program.direct = stores
             .iter()
             .map(|store| program.may_be_direct(plan, store))
@@ -175,10 +189,12 @@ impl Program {
             } => Op::Apply {
                 kernel: kernels::apply(isa, *function, *dtype),
                 args: args.map(|arg| arg.0 as Value),
+                linked: matches!(dtype, DType::F32 | DType::F64).then_some(*function),
             },
             Instr::Cast { from, to, arg } => Op::Apply {
                 kernel: math::cast(isa, *from, *to),
                 args: [arg.0 as Value; 3],
+                linked: None,
             },
             Instr::Mask {
                 arg, guards, fill, ..
@@ -205,6 +221,52 @@ impl Program {
         };
         debug_assert!(usize::from(value) < body.instrs.len());
         self.ops.push(Placed { value, op });
+    }
+
+    /// Joins functions that pass a value on into runs. Loads between them move before the run: they depend on nothing.
+    fn form_runs(&mut self, kept: &[Value]) {
+        let mut uses = vec![0u32; self.dtypes.len()];
+        let read = self.ops.iter().flat_map(|placed| operands(&placed.op));
+        for value in read.chain(kept.iter().copied()) {
+            uses[usize::from(value)] += 1;
+        }
+        let functions = chain::functions(self.isa);
+        let mut old = std::mem::take(&mut self.ops).into_iter().peekable();
+        while let Some(placed) = old.next() {
+            let Some((first, link)) = start(&placed) else {
+                self.ops.push(placed);
+                continue;
+            };
+            let mut links = vec![link];
+            let mut hoisted = Vec::new();
+            while let Some(next) = old.peek() {
+                if matches!(next.op, Op::Load { .. }) {
+                    hoisted.extend(old.next());
+                    continue;
+                }
+                let before = links[links.len() - 1].value;
+                let Some((link, reads)) = follow(next, before) else {
+                    break;
+                };
+                let last = links.len() - 1;
+                links[last].kept = uses[usize::from(before)] > reads;
+                links.push(link);
+                old.next();
+            }
+            let value = links[links.len() - 1].value;
+            let execute = match self.dtypes[usize::from(value)] {
+                DType::F64 => functions[1],
+                _ => functions[0],
+            };
+            self.ops.extend(hoisted);
+            let links = links.into_boxed_slice();
+            let op = Op::Run {
+                execute,
+                first,
+                links,
+            };
+            self.ops.push(Placed { value, op });
+        }
     }
 
     fn form(&mut self, source: FormSource) -> u16 {
@@ -265,13 +327,25 @@ impl Program {
         };
         for (at, placed) in self.ops.iter().enumerate() {
             let size = lane_size(self.dtypes[usize::from(placed.value)]);
+            // Values kept in the middle of a run are written while its operands are still read: slots of their own.
+            if let Op::Run { links, .. } = &placed.op {
+                for link in links.iter().filter(|link| link.kept) {
+                    self.slots[usize::from(link.value)] = free.pop().unwrap_or_else(|| {
+                        count += 1;
+                        count - 1
+                    });
+                }
+            }
             let mut ending: Vec<Value> = operands(&placed.op)
                 .into_iter()
                 .filter(|&arg| last[usize::from(arg)] == at && !is_scalar(arg))
                 .collect();
             ending.sort_unstable();
             ending.dedup();
-            let in_place = matches!(placed.op, Op::Apply { .. } | Op::Mask { .. });
+            let in_place = matches!(
+                placed.op,
+                Op::Apply { .. } | Op::Run { .. } | Op::Mask { .. }
+            );
             // A load may turn out to be one element for all, written out some elements at a time: its slot is read again
             // after the first of the result were written.
             let (early, late): (Vec<Value>, Vec<Value>) = ending.into_iter().partition(|&arg| {
@@ -297,10 +371,57 @@ impl Program {
     }
 }
 
+/// The operation as the first step of a run, with the value it starts from.
+fn start(placed: &Placed) -> Option<(Value, Link)> {
+    let Op::Apply {
+        args,
+        linked: Some(function),
+        ..
+    } = placed.op
+    else {
+        return None;
+    };
+    let (code, others) = chain::link(function, args, args[0])?;
+    let link = Link {
+        code,
+        others,
+        value: placed.value,
+        kept: false,
+    };
+    Some((args[0], link))
+}
+
+/// The operation as the next step of a run, and how often it reads the value passed on.
+fn follow(placed: &Placed, before: Value) -> Option<(Link, u32)> {
+    let Op::Apply {
+        args,
+        linked: Some(function),
+        ..
+    } = placed.op
+    else {
+        return None;
+    };
+    let (code, others) = chain::link(function, args, before)?;
+    let reads = operands(&placed.op).iter().filter(|&&arg| arg == before).count();
+    let link = Link {
+        code,
+        others,
+        value: placed.value,
+        kept: false,
+    };
+    Some((link, reads as u32))
+}
+
 /// The values that an operation reads.
 pub fn operands(op: &Op) -> Vec<Value> {
     match op {
         Op::Apply { args, .. } => args.to_vec(),
+        Op::Run { first, links, .. } => {
+            let made: Vec<Value> = links.iter().map(|link| link.value).collect();
+            let others = links.iter().flat_map(|link| link.others);
+            let all = std::iter::once(*first).chain(others);
+            all.filter(|value| !made.contains(value)).collect()
+        }
         Op::Mask { arg, .. } => vec![*arg],
         Op::Gather { index, .. } => vec![*index],
         Op::Load { .. } | Op::Iota { .. } | Op::Random { .. } | Op::Reduced => Vec::new(),
