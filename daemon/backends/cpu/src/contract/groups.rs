@@ -11,6 +11,7 @@ use std::sync::Arc;
 use tensord_plan::{Access, Body, Buffer, Contract, Params};
 use tensord_shm::dtype::{DType, Scalar};
 
+use super::kernel::small::{self, Steps};
 use super::layout::{Dims, Layout, OperandLayout, bare_load};
 use super::number::{Compute, Storage};
 use super::packs::{Key, Packed, Packs};
@@ -25,6 +26,14 @@ const LANE_BLOCK: usize = 512;
 /// Lanes of a unit that packs its own panels: they stay in the second-level cache.
 const LANE_BLOCK_PACKING: usize = 256;
 
+/// Most products of elements, and rows, of a small product.
+const SMALL_WORK_MAX: usize = 4096;
+const SMALL_ROWS_MAX: usize = 64;
+/// A lane operand that is shared or constant is worth packing from this many elements.
+const SMALL_SHARED_MAX: usize = 128;
+/// Products of elements that make a unit of small products.
+const SMALL_UNIT_WORK: usize = 1 << 16;
+
 /// One instance's shapes in terms of rows and lanes.
 pub(super) struct Shape {
     pub batch: usize,
@@ -36,6 +45,8 @@ pub(super) struct Shape {
     pub row_operand: Option<OperandLayout>,
     pub lane_operand: Option<OperandLayout>,
     pub out: Option<OutShape>,
+    /// Steps of a product, where products of this shape are small and even enough to run one behind the other.
+    pub small: Option<Steps>,
 }
 
 /// A result that is stored as it is.
@@ -67,6 +78,8 @@ pub(super) struct Group {
     pub packed: Option<Arc<Packed>>,
     /// Rows are n and lanes m.
     pub swapped: bool,
+    /// Steps of many small products: members' rows are the positions of their batches then.
+    pub small: Option<Steps>,
 }
 
 impl Group {
@@ -110,6 +123,7 @@ impl Shape {
                 },
                 lanes: if swapped { out.m } else { out.n },
             }),
+            small: None,
         };
         let unchanging = shape
             .lane_operand
@@ -118,7 +132,43 @@ impl Shape {
         if shape.batch > 1 && unchanging {
             shape.fold();
         }
+        shape.small = shape.steps(swapped);
         shape
+    }
+
+    /// The steps of one product, if all are even and the product is small.
+    fn steps(&self, swapped: bool) -> Option<Steps> {
+        let (rows, lanes, k) = (self.rows, self.lanes, self.k);
+        let small = rows * lanes * k <= SMALL_WORK_MAX
+            && (1..=small::LANES_MAX).contains(&lanes)
+            && (1..=SMALL_ROWS_MAX).contains(&rows)
+            && (1..=K_BLOCK).contains(&k)
+            && k * lanes.next_power_of_two().max(4) <= small::LANE_ELEMENTS_MAX;
+        if !small {
+            return None;
+        }
+        let (a, b) = (self.row_operand.as_ref()?, self.lane_operand.as_ref()?);
+        if !a.bounds.is_empty() || !b.bounds.is_empty() {
+            return None;
+        }
+        let (out_row, out_lane) = match &self.out {
+            Some(out) => (out.rows.step(0, rows)?, out.lanes.step(0, lanes)?),
+            // Rows are batch and n then, which an epilogue does not take as one.
+            None if swapped && self.fold > 1 => return None,
+            None if swapped => (1, rows as i64),
+            None => (lanes as i64, 1),
+        };
+        Some(Steps {
+            rows,
+            lanes,
+            k,
+            a_row: a.rows.step(0, rows)? as isize,
+            a_k: a.k.step(0, k)? as isize,
+            b_lane: b.rows.step(0, lanes)? as isize,
+            b_k: b.k.step(0, k)? as isize,
+            out_row: out_row as isize,
+            out_lane: out_lane as isize,
+        })
     }
 
     /// Makes the batch positions rows.
@@ -253,9 +303,28 @@ pub(super) unsafe fn plan<'a>(
     let layout = Layout::new(contract, &bindings[0].instance.params);
     let ways = [Side::B, Side::A].map(|side| cost(contract, bindings, &layout, side, nr));
     let swapped = ways[1] < ways[0];
-    join(&mut contraction, layout, swapped);
+    // Conversion and padding are the packers' work, and what is shared is worth a pack.
+    let side = if swapped { Side::A } else { Side::B };
+    let (rows, lanes) = (
+        layout.n.max(layout.m),
+        if swapped { layout.m } else { layout.n },
+    );
+    let shared = bindings.len() > 1 && same_operand(contract, side, &bindings[0], &bindings[1])
+        || constant(contract, side, &bindings[0]).is_some();
+    let small = with_storage!(contract.dtype, S => <S as Storage>::SAME)
+        && rows <= SMALL_ROWS_MAX
+        && !(shared && lanes * layout.k > SMALL_SHARED_MAX);
+    join(&mut contraction, layout, swapped, small);
     for group in &mut contraction.groups {
         let shape = &contraction.shapes[group.members[0].shape];
+        if let Some(steps) = &group.small {
+            let work = steps.rows * steps.lanes * steps.k;
+            group.row_block = (SMALL_UNIT_WORK / work).max(16);
+            group.lane_block = group.lanes;
+            group.first_unit = contraction.units;
+            contraction.units += group.units();
+            continue;
+        }
         // SAFETY: handed on.
         group.packed = unsafe { packed(contract, bindings, shape, group, nr, isa, packs) };
         divide(shape, group, contract.dtype);
@@ -266,7 +335,7 @@ pub(super) unsafe fn plan<'a>(
 }
 
 /// Sorts instances into products.
-fn join(contraction: &mut Contraction<'_>, layout: Layout, swapped: bool) {
+fn join(contraction: &mut Contraction<'_>, layout: Layout, swapped: bool, small: bool) {
     let (contract, bindings) = (contraction.contract, contraction.bindings);
     let side = if swapped { Side::A } else { Side::B };
     let shapes = &mut contraction.shapes;
@@ -284,12 +353,16 @@ fn join(contraction: &mut Contraction<'_>, layout: Layout, swapped: bool) {
         let fits = |group: &Group| {
             let first = &group.members[0];
             first.shape == last_shape
-                && same_operand(contract, side, &bindings[first.binding], binding)
+                && (group.small.is_some()
+                    || same_operand(contract, side, &bindings[first.binding], binding))
         };
         let found = match groups.last() {
             Some(group) if fits(group) => Some(groups.len() - 1),
             Some(_) => {
-                let key = (last_shape, identity(contract, side, binding));
+                let key = (
+                    last_shape,
+                    identity(contract, side, binding, small && shape.small.is_some()),
+                );
                 match by_address.entry(key) {
                     Entry::Occupied(entry) => Some(*entry.get()).filter(|&g| fits(&groups[g])),
                     Entry::Vacant(_) => None,
@@ -300,11 +373,15 @@ fn join(contraction: &mut Contraction<'_>, layout: Layout, swapped: bool) {
         let group = match found {
             Some(group) => &mut groups[group],
             None => {
-                let key = (last_shape, identity(contract, side, binding));
+                let key = (
+                    last_shape,
+                    identity(contract, side, binding, small && shape.small.is_some()),
+                );
                 by_address.insert(key, groups.len());
+                let small = shape.small.filter(|_| small);
                 groups.push(Group {
                     members: Vec::new(),
-                    batch: shape.batch,
+                    batch: if small.is_some() { 1 } else { shape.batch },
                     rows: 0,
                     lanes: shape.lanes,
                     k: shape.k,
@@ -313,22 +390,31 @@ fn join(contraction: &mut Contraction<'_>, layout: Layout, swapped: bool) {
                     first_unit: 0,
                     packed: None,
                     swapped,
+                    small,
                 });
                 groups.last_mut().expect("one was just pushed")
             }
+        };
+        let rows = if group.small.is_some() {
+            shape.batch
+        } else {
+            shape.rows
         };
         group.members.push(Member {
             binding: index,
             shape: last_shape,
             first_row: group.rows,
-            rows: shape.rows,
+            rows,
         });
-        group.rows += shape.rows;
+        group.rows += rows;
     }
 }
 
-/// A number that instances with the same operand have in common.
-fn identity(contract: &Contract, side: Side, binding: &Binding<'_>) -> usize {
+/// A number that instances with the same operand have in common; small products need not share any.
+fn identity(contract: &Contract, side: Side, binding: &Binding<'_>, small: bool) -> usize {
+    if small {
+        return 0;
+    }
     let body = body(contract, side);
     if bare_load(body).is_some() {
         return address(binding, side) as usize;

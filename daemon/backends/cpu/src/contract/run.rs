@@ -8,8 +8,9 @@ use std::mem::MaybeUninit;
 use std::ops::Range;
 
 use super::groups::{Group, ROW_BLOCK, Shape, fill, pack_offset};
+use super::kernel::small::{Small, Steps};
 use super::kernel::{Kernels, PANELS_MAX, ROWS_MAX, Tile};
-use super::layout::{OperandLayout, bare_load};
+use super::layout::{Dims, OperandLayout, bare_load};
 use super::load::{Block, Guards};
 use super::number::{Compute, Storage};
 use super::packs::Key;
@@ -62,7 +63,12 @@ pub(super) unsafe fn run_unit(
             fill: [Side::A, Side::B].map(|side| unit_fill(contraction, group, side)),
         };
         // SAFETY: handed on.
-        unsafe { unit.run(scratch, bodies) }
+        unsafe {
+            match &group.small {
+                Some(steps) => unit.run_small(steps, scratch, bodies),
+                None => unit.run(scratch, bodies),
+            }
+        }
     })
 }
 
@@ -174,6 +180,28 @@ fn step_address<T>(base: usize, offset: i64) -> usize {
     base.wrapping_add((offset as usize).wrapping_mul(size_of::<T>()))
 }
 
+/// Appends the addresses of positions of a batch.
+fn append<T>(
+    base: usize,
+    batch: &Dims,
+    positions: &Range<usize>,
+    offsets: &mut Vec<i64>,
+    to: &mut Vec<usize>,
+) {
+    offsets.clear();
+    batch.walk(0, positions.start, positions.len(), offsets);
+    to.extend(offsets.iter().map(|&at| step_address::<T>(base, at)));
+}
+
+/// Addresses as pointers.
+///
+/// # Safety
+/// `P` is a thin raw pointer.
+unsafe fn pointers<P>(addresses: &[usize]) -> &[P] {
+    // SAFETY: a thin pointer has the size and the alignment of an address, and every address is a pointer.
+    unsafe { std::slice::from_raw_parts(addresses.as_ptr().cast(), addresses.len()) }
+}
+
 struct Unit<'a, S: Storage> {
     contraction: &'a Contraction<'a>,
     group: &'a Group,
@@ -238,6 +266,84 @@ impl<S: Storage> Unit<'_, S> {
         }
         // SAFETY: handed on.
         unsafe { self.finish(&sums, scratch, bodies) };
+    }
+
+    /// Runs small products, whose positions in their batches are the unit's rows.
+    ///
+    /// # Safety
+    /// See [`Contraction::run_unit`].
+    unsafe fn run_small(&self, steps: &Steps, scratch: &mut Scratch, bodies: &mut dyn Bodies) {
+        self.segments(&mut scratch.segments);
+        scratch.row_addresses.clear();
+        scratch.lane_addresses.clear();
+        scratch.out_addresses.clear();
+        let each = steps.rows * steps.lanes;
+        let shape = self.shape(0);
+        let sums: *mut S::Compute = match shape.out {
+            Some(_) => std::ptr::null_mut(),
+            None => scratch.sums.room(self.rows.len() * each),
+        };
+        for segment in &scratch.segments {
+            let positions = segment.first..segment.first + segment.len;
+            for (side, layout, to) in [
+                (
+                    self.group.row_side(),
+                    &shape.row_operand,
+                    &mut scratch.row_addresses,
+                ),
+                (
+                    self.group.lane_side(),
+                    &shape.lane_operand,
+                    &mut scratch.lane_addresses,
+                ),
+            ] {
+                let layout = layout.as_ref().expect("small products are bare loads");
+                let base = address::<S>(self.base(segment.member, side), layout.offset);
+                append::<S>(base, &layout.batch, &positions, &mut scratch.offsets, to);
+            }
+            let outs = &mut scratch.out_addresses;
+            match &shape.out {
+                Some(out) => {
+                    let binding = self.group.members[segment.member].binding;
+                    let base = self.contraction.bindings[binding].out;
+                    let base = address::<S::Out>(base, out.offset);
+                    append::<S::Out>(base, &out.batch, &positions, &mut scratch.offsets, outs);
+                }
+                None => outs.extend(
+                    (segment.at..segment.at + segment.len)
+                        .map(|at| sums.wrapping_add(at * each) as usize),
+                ),
+            }
+        }
+        // SAFETY: the tables are as long as the unit has products, and were made from the layouts that the steps come
+        // from; all is reachable by the caller's contract. An address and a pointer have the same representation.
+        unsafe {
+            (self.kernels.small)(&Small {
+                a: pointers(&scratch.row_addresses),
+                b: pointers(&scratch.lane_addresses),
+                out: pointers(&scratch.out_addresses),
+                shape: *steps,
+            });
+        }
+        if shape.out.is_some() {
+            return;
+        }
+        let (m_count, n_count) = match self.group.swapped {
+            true => (steps.lanes, steps.rows),
+            false => (steps.rows, steps.lanes),
+        };
+        for segment in &scratch.segments {
+            let at = sums.wrapping_add(segment.at * each);
+            // SAFETY: the products of this segment, which nothing else refers to.
+            let block = unsafe { std::slice::from_raw_parts_mut(at, segment.len * each) };
+            let what = Finish {
+                instance: self.group.members[segment.member].binding,
+                rows: segment.first * m_count..(segment.first + segment.len) * m_count,
+                columns: 0..n_count,
+                stride: n_count,
+            };
+            bodies.finish(&what, S::results(self.contraction.contract.dtype, block));
+        }
     }
 
     fn segments(&self, segments: &mut Vec<Segment>) {

@@ -9,6 +9,7 @@
 //! kernel ran can never be seen in a result.
 
 mod portable;
+pub(super) mod small;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
@@ -58,6 +59,8 @@ pub(super) struct Kernels<C> {
     pub rows: usize,
     /// `table[rows - 1][panels - 1]`; one panel is always there.
     pub table: [[Option<Kernel<C>>; PANELS_MAX]; ROWS_MAX],
+    /// For products of a few elements.
+    pub small: small::SmallKernel<C>,
 }
 
 impl<C> Kernels<C> {

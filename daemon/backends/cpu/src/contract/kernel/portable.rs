@@ -3,7 +3,7 @@
 //! LLVM keeps the arrays in registers where the target has enough; on aarch64, whose base set has fused multiply-adds, this is
 //! what the float kernels compile to NEON from. Without hardware a fused multiply-add is a library call: slow, the same bits.
 
-use super::{Isa, Kernel, Kernels, PANELS_MAX, ROWS_MAX, Tile};
+use super::{Isa, Kernel, Kernels, PANELS_MAX, ROWS_MAX, Tile, small};
 use crate::contract::number::Compute;
 
 /// Columns of a panel.
@@ -68,6 +68,7 @@ const fn kernels<C: Compute, const NR: usize>() -> Kernels<C> {
             plain::<C, 3, NR>,
             plain::<C, 4, NR>,
         ]),
+        small: small::plain::<C>,
     }
 }
 
@@ -82,7 +83,7 @@ pub(in crate::contract) trait Integer: Sized {
 
 #[cfg(target_arch = "x86_64")]
 mod wider {
-    use super::{Compute, Kernels, Tile, table, tile};
+    use super::{Compute, Kernels, Tile, small, table, tile};
 
     /// # Safety
     /// See [`super::Kernel`].
@@ -110,6 +111,7 @@ mod wider {
                 avx2::<C, 3, NR>,
                 avx2::<C, 4, NR>,
             ]),
+            small: small::avx2::<C>,
         }
     }
 
@@ -123,6 +125,7 @@ mod wider {
                 avx512::<C, 3, NR>,
                 avx512::<C, 4, NR>,
             ]),
+            small: small::avx512::<C>,
         }
     }
 }

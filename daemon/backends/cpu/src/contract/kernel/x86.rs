@@ -13,7 +13,7 @@ use std::arch::x86_64::{
     _mm512_storeu_ps,
 };
 
-use super::{Kernels, PANELS_MAX, ROWS_MAX, Tile};
+use super::{Kernels, PANELS_MAX, ROWS_MAX, Tile, small};
 
 macro_rules! microkernel {
     ($name:ident, $features:literal, $element:ty, $vector:ty, $lanes:literal, $zero:ident, $load:ident, $store:ident,
@@ -117,31 +117,31 @@ microkernel!(
 );
 
 macro_rules! kernels {
-    ($static:ident, $element:ty, $kernel:ident, $nr:literal, $rows:literal, $($mr:literal x $panels:literal),*) => {
+    ($static:ident, $element:ty, $kernel:ident, $small:ident, $nr:literal, $rows:literal, $($mr:literal x $panels:literal),*) => {
         pub(super) static $static: Kernels<$element> = {
             let mut table: [[Option<super::Kernel<$element>>; PANELS_MAX]; ROWS_MAX] =
                 [[None; PANELS_MAX]; ROWS_MAX];
             $(table[$mr - 1][$panels - 1] = Some($kernel::<$mr, { 2 * $panels }>);)*
-            Kernels { nr: $nr, rows: $rows, table }
+            Kernels { nr: $nr, rows: $rows, table, small: small::$small::<$element> }
         };
     };
 }
 
 kernels!(
-    F32_AVX2, f32, f32_avx2, 16, 6,
+    F32_AVX2, f32, f32_avx2, avx2, 16, 6,
     1 x 1, 1 x 2, 1 x 4, 1 x 6, 2 x 1, 2 x 2, 2 x 3, 3 x 1, 3 x 2, 4 x 1, 5 x 1, 6 x 1
 );
 kernels!(
-    F64_AVX2, f64, f64_avx2, 8, 6,
+    F64_AVX2, f64, f64_avx2, avx2, 8, 6,
     1 x 1, 1 x 2, 1 x 4, 1 x 6, 2 x 1, 2 x 2, 2 x 3, 3 x 1, 3 x 2, 4 x 1, 5 x 1, 6 x 1
 );
 kernels!(
-    F32_AVX512, f32, f32_avx512, 32, 8,
+    F32_AVX512, f32, f32_avx512, avx512, 32, 8,
     1 x 1, 1 x 2, 1 x 4, 1 x 6, 2 x 1, 2 x 2, 2 x 4, 3 x 1, 3 x 2, 4 x 1, 4 x 2, 5 x 1, 5 x 2,
     6 x 1, 6 x 2, 7 x 1, 8 x 1
 );
 kernels!(
-    F64_AVX512, f64, f64_avx512, 16, 8,
+    F64_AVX512, f64, f64_avx512, avx512, 16, 8,
     1 x 1, 1 x 2, 1 x 4, 1 x 6, 2 x 1, 2 x 2, 2 x 4, 3 x 1, 3 x 2, 4 x 1, 4 x 2, 5 x 1, 5 x 2,
     6 x 1, 6 x 2, 7 x 1, 8 x 1
 );
