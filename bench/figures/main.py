@@ -31,8 +31,6 @@ FIGURE = re.compile(r"^figure: (.+): (.+) \((.+)\)$", re.M)
 
 IDLE_SESSIONS, IDLE_SECONDS = 100, 20.0
 MANY_SESSIONS = 1000
-# What the suites run in full for a figure; `make test` runs less.
-FULL = {"PROGRAMS": "100000", "CLIENT_KILLS": "500", "ENGINE_KILLS": "50", "BROKER_KILLS": "50"}
 
 
 class Unmeasured(Exception):
@@ -129,15 +127,25 @@ def group_chain():
 
 
 def group_suites():
-    """What the test suites count, at full length."""
-    command = [CARGO, "test", "--release", "-p", "tensord-tests", "--no-fail-fast", "--", "--nocapture"]
-    environment = dict(os.environ, TENSORD_DAEMON=str(RELEASE / "tensord"), **FULL)
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, errors="replace")
-    for name, value, how in FIGURE.findall(done.stdout + done.stderr):
-        show(name, value, how, True)
-    failed = sorted(set(re.findall(r"^test (\S+) \.\.\. FAILED", done.stdout, re.M)))
-    if done.returncode != 0:
-        raise Unmeasured(f"tests of tensord-tests failed: {', '.join(failed) or 'see cargo test -p tensord-tests'}")
+    """What the tests of the whole daemon count, at full length; they print their own commands."""
+    build("figures")
+    environment = dict(os.environ, CARGO=CARGO, TENSORD_DAEMON=str(RELEASE / "tensord"))
+    process = subprocess.Popen([RELEASE / "figures"], cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True)
+    for line in process.stdout:
+        for name, value, command in FIGURE.findall(line):
+            show(name, value, command, value != "FAILED")
+        if "SKIPPED" in line:
+            print(f"       {line.strip()}", flush=True)
+    if process.wait() != 0:
+        raise Unmeasured("a test failed; its words are above")
+
+
+def group_bits():
+    """The differential suite on each instruction set: every answer against NumPy, and between them bit for bit."""
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/conformance"]
+    environment = dict(os.environ, TENSORD_DAEMON=str(RELEASE / "tensord"))
+    last = output_of(command, env=environment).strip().splitlines()[-1]
+    show("differential suite against NumPy", last.strip("= "), "pytest tests/conformance", " failed" not in last)
 
 
 def group_kernels():
@@ -207,6 +215,7 @@ GROUPS = {
     "sessions": group_sessions,
     "chain": group_chain,
     "suites": group_suites,
+    "bits": group_bits,
     "kernels": group_kernels,
     "demo": group_demo,
 }
