@@ -396,7 +396,7 @@ impl Session {
                 .writer
                 .wake_if_asleep(&queue.submission, queue.notice.as_ref());
             if queue.value == before {
-                queue.parked = queue.writer.park(&mut queue.consumer);
+                queue.parked = queue.writer.park(&queue.consumer);
             }
         }
     }
