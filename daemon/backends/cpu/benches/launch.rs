@@ -26,7 +26,10 @@ fn access(buffer: Buffer, offset: u32, strides: u32) -> Access {
 /// `x * i0 + i1 ...`, `length` operations over one axis; every eighth reads a second tensor instead. Slots: size, 0, 1.
 fn chain(length: u32) -> Plan {
     let mut body = Body {
-        loads: vec![access(Buffer::Input(0), 1, 2), access(Buffer::Input(1), 1, 2)],
+        loads: vec![
+            access(Buffer::Input(0), 1, 2),
+            access(Buffer::Input(1), 1, 2),
+        ],
         instrs: vec![Instr::Load(0), Instr::Load(1)],
     };
     let mut last = ValueId(0);
@@ -34,12 +37,24 @@ fn chain(length: u32) -> Plan {
         let other = match k % 8 {
             7 => ValueId(1),
             _ => {
-                body.instrs.push(Instr::Immediate { slot: Immediate(k), dtype: DType::F32 });
+                body.instrs.push(Instr::Immediate {
+                    slot: Immediate(k),
+                    dtype: DType::F32,
+                });
                 ValueId(body.instrs.len() as u32 - 1)
             }
         };
-        let function = [Elementwise::Mul, Elementwise::Add, Elementwise::Maximum, Elementwise::Sub][k as usize % 4];
-        body.instrs.push(Instr::Apply { function, dtype: DType::F32, args: [last, other, last] });
+        let function = [
+            Elementwise::Mul,
+            Elementwise::Add,
+            Elementwise::Maximum,
+            Elementwise::Sub,
+        ][k as usize % 4];
+        body.instrs.push(Instr::Apply {
+            function,
+            dtype: DType::F32,
+            args: [last, other, last],
+        });
         last = ValueId(body.instrs.len() as u32 - 1);
     }
     Plan {
@@ -47,7 +62,10 @@ fn chain(length: u32) -> Plan {
             sizes: Slot(0),
             rank: 1,
             body,
-            stores: vec![Store { value: last, access: access(Buffer::Output(0), 1, 2) }],
+            stores: vec![Store {
+                value: last,
+                access: access(Buffer::Output(0), 1, 2),
+            }],
         })],
         inputs: vec![DType::F32; 2],
         outputs: vec![(DType::F32, Slot(0))],
@@ -65,12 +83,21 @@ fn sum(kind: Reduction) -> Plan {
             sizes: Slot(0),
             outer: 0,
             inner: 1,
-            body: Body { loads: vec![access(Buffer::Input(0), 1, 2)], instrs: vec![Instr::Load(0)] },
+            body: Body {
+                loads: vec![access(Buffer::Input(0), 1, 2)],
+                instrs: vec![Instr::Load(0)],
+            },
             value: ValueId(0),
             dtype: DType::F32,
             kind,
-            epilogue: Body { loads: vec![], instrs: vec![Instr::Reduced { dtype: DType::F32 }] },
-            stores: vec![Store { value: ValueId(0), access: access(Buffer::Output(0), 1, 2) }],
+            epilogue: Body {
+                loads: vec![],
+                instrs: vec![Instr::Reduced { dtype: DType::F32 }],
+            },
+            stores: vec![Store {
+                value: ValueId(0),
+                access: access(Buffer::Output(0), 1, 2),
+            }],
         })],
         inputs: vec![DType::F32],
         outputs: vec![(DType::F32, Slot(3))],
@@ -82,7 +109,11 @@ fn sum(kind: Reduction) -> Plan {
 
 /// Nanoseconds for one launch of `instances`.
 fn time(backend: &mut CpuBackend, plan: &Arc<Plan>, params: &Arc<Params>, instances: usize) -> f64 {
-    let operand = |buffer| Operand { buffer, offset: 0, constant: false };
+    let operand = |buffer| Operand {
+        buffer,
+        offset: 0,
+        constant: false,
+    };
     let mut make = |bytes: u64| operand(backend.alloc(bytes).unwrap());
     let all: Vec<Instance> = (0..instances)
         .map(|_| Instance {
@@ -98,7 +129,13 @@ fn time(backend: &mut CpuBackend, plan: &Arc<Plan>, params: &Arc<Params>, instan
     while times.len() < 20 || start.elapsed().as_millis() < 150 {
         let instances = all.clone();
         let begin = Instant::now();
-        backend.launch(Launch { id: LaunchId(0), plan: plan.clone(), instances }).unwrap();
+        backend
+            .launch(Launch {
+                id: LaunchId(0),
+                plan: plan.clone(),
+                instances,
+            })
+            .unwrap();
         backend.wait(&mut done);
         times.push(begin.elapsed().as_nanos() as u64);
         black_box(&done).len();
@@ -114,14 +151,20 @@ fn time(backend: &mut CpuBackend, plan: &Arc<Plan>, params: &Arc<Params>, instan
 }
 
 fn main() {
-    let config = CpuConfig { inline_ns_max: u64::MAX, ..CpuConfig::default() };
+    let config = CpuConfig {
+        inline_ns_max: u64::MAX,
+        ..CpuConfig::default()
+    };
     let mut backend = CpuBackend::new(config).unwrap();
     println!("{}", backend.info().description);
     let plan = Arc::new(chain(64));
     for n in [1i64, 64, 1024, 16_384] {
         let params = Arc::new(Params::new(&plan, vec![n, 0, 1]).unwrap());
         let ns = time(&mut backend, &plan, &params, 1);
-        println!("chain of 64 f32 over {n}: {:.1} ns an operation, {ns:.0} ns a launch", ns / 64.0);
+        println!(
+            "chain of 64 f32 over {n}: {:.1} ns an operation, {ns:.0} ns a launch",
+            ns / 64.0
+        );
     }
     for (length, n) in [(1, 64i64), (4, 128), (16, 128), (64, 128)] {
         let plan = Arc::new(chain(length));
@@ -146,5 +189,8 @@ fn main() {
         let buffer = backend.alloc(black_box(4096)).unwrap();
         backend.free(buffer);
     }
-    println!("alloc and free of 4 KiB: {:.0} ns", start.elapsed().as_nanos() as f64 / 1e6);
+    println!(
+        "alloc and free of 4 KiB: {:.0} ns",
+        start.elapsed().as_nanos() as f64 / 1e6
+    );
 }

@@ -133,7 +133,9 @@ fn execute(job: Job, team: &mut Team<'_>) -> Completed {
     Completed {
         id,
         busy_ns: start.elapsed().as_nanos() as u64,
-        fault: outcome.err().map(|payload| DeviceFault::Fatal(panic_text(&*payload))),
+        fault: outcome
+            .err()
+            .map(|payload| DeviceFault::Fatal(panic_text(&*payload))),
     }
 }
 
@@ -142,7 +144,10 @@ fn panic_text(payload: &(dyn std::any::Any + Send)) -> String {
         .downcast_ref::<&str>()
         .map(|text| (*text).to_owned())
         .or_else(|| payload.downcast_ref::<String>().cloned());
-    format!("a kernel panicked: {}", text.as_deref().unwrap_or("no message"))
+    format!(
+        "a kernel panicked: {}",
+        text.as_deref().unwrap_or("no message")
+    )
 }
 
 fn estimate_ns(launch: &Launch) -> u64 {
@@ -243,10 +248,17 @@ impl Backend for CpuBackend {
                 self.memory.mark_constant(operand.buffer);
             }
         }
-        let job = Job::new(launch, &mut self.cache, &self.memory, self.isa, &self.shared)?;
+        let job = Job::new(
+            launch,
+            &mut self.cache,
+            &self.memory,
+            self.isa,
+            &self.shared,
+        )?;
         let waits = || {
             let taken = self.pending.iter().flat_map(|(_, buffers)| buffers);
-            job.buffers().any(|buffer| taken.clone().any(|&other| other == buffer))
+            job.buffers()
+                .any(|buffer| taken.clone().any(|&other| other == buffer))
         };
         if short && (self.pending.is_empty() || !waits()) {
             let completed = execute(job, &mut Team::alone(&mut self.scratch));

@@ -162,7 +162,10 @@ level!(portable);
 #[cfg(target_arch = "x86_64")]
 level!(avx2, "avx2,fma,f16c,bmi1,bmi2");
 #[cfg(target_arch = "x86_64")]
-level!(avx512, "avx512f,avx512dq,avx512bw,avx512vl,avx2,fma,f16c,bmi1,bmi2");
+level!(
+    avx512,
+    "avx512f,avx512dq,avx512bw,avx512vl,avx2,fma,f16c,bmi1,bmi2"
+);
 
 fn of<F: Rule>(isa: Isa) -> Fold {
     let (rows, close, join): (
@@ -174,7 +177,11 @@ fn of<F: Rule>(isa: Isa) -> Fold {
         Isa::Avx512 => (avx512::rows::<F>, avx512::close::<F>, avx512::join::<F>),
         #[cfg(target_arch = "x86_64")]
         Isa::Avx2 => (avx2::rows::<F>, avx2::close::<F>, avx2::join::<F>),
-        _ => (portable::rows::<F>, portable::close::<F>, portable::join::<F>),
+        _ => (
+            portable::rows::<F>,
+            portable::close::<F>,
+            portable::join::<F>,
+        ),
     };
     Fold {
         size: size_of::<F::A>(),

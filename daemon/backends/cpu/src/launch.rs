@@ -192,7 +192,9 @@ impl Job {
         // SAFETY: the caller's, and the addresses were checked when the job was made.
         unsafe { step::run(&self, &running, team) };
         let bytes = team.scratch().bytes();
-        self.shared.scratch_bytes_max.fetch_max(bytes, Ordering::Relaxed);
+        self.shared
+            .scratch_bytes_max
+            .fetch_max(bytes, Ordering::Relaxed);
     }
 }
 
@@ -230,7 +232,11 @@ fn check_counts(plan: &Plan, instance: &Instance) -> Result<(), DeviceFault> {
 }
 
 /// Orders instances by parameters, and binds the plan to each.
-fn group(mut instances: Vec<Instance>, cache: &mut Cache, entry: usize) -> (Vec<Instance>, Vec<Group>) {
+fn group(
+    mut instances: Vec<Instance>,
+    cache: &mut Cache,
+    entry: usize,
+) -> (Vec<Instance>, Vec<Group>) {
     let alike = |pair: &[Instance]| Arc::ptr_eq(&pair[0].params, &pair[1].params);
     if !instances.is_empty() && instances.windows(2).all(alike) {
         let groups = vec![Group {
@@ -290,14 +296,21 @@ fn resolve(
         let at = memory.readable(operand.buffer, operand.offset, bytes)?;
         pointers.push(at.as_ptr());
     }
-    for (k, (operand, &bytes)) in instance.outputs.iter().zip(params.output_bytes()).enumerate() {
+    for (k, (operand, &bytes)) in instance
+        .outputs
+        .iter()
+        .zip(params.output_bytes())
+        .enumerate()
+    {
         let at = memory.writable(operand.buffer, operand.offset, bytes)?;
         for (j, (input, &len)) in instance.inputs.iter().zip(params.input_bytes()).enumerate() {
             let overlaps = input.buffer == operand.buffer
                 && input.offset < operand.offset + bytes
                 && operand.offset < input.offset + len;
             if overlaps && !plan.donations.contains(&(j as u32, k as u32)) {
-                return Err(invalid(format!("output {k} lies on input {j}, which is not donated")));
+                return Err(invalid(format!(
+                    "output {k} lies on input {j}, which is not donated"
+                )));
             }
         }
         pointers.push(at.as_ptr());

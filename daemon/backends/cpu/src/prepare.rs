@@ -108,8 +108,9 @@ impl Prepared {
 }
 
 fn prepare_step(plan: &Plan, step: &Step, isa: Isa) -> PreparedStep {
-    let program =
-        |body: &Body, stores: &[Store], wanted: &[ValueId]| Program::new(plan, body, stores, wanted, isa);
+    let program = |body: &Body, stores: &[Store], wanted: &[ValueId]| {
+        Program::new(plan, body, stores, wanted, isa)
+    };
     let operand = |body: &Body| {
         let last = ValueId(body.instrs.len().saturating_sub(1) as u32);
         program(body, &[], &[last])
@@ -262,7 +263,10 @@ impl Cache {
             .rposition(|(have, _)| Arc::ptr_eq(have, params))
             .or_else(|| {
                 let values = params.values();
-                entry.bindings.iter().rposition(|(have, _)| have.values() == values)
+                entry
+                    .bindings
+                    .iter()
+                    .rposition(|(have, _)| have.values() == values)
             });
         if let Some(found) = found {
             return entry.bindings[found].1.clone();

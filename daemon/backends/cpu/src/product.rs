@@ -158,7 +158,9 @@ impl<'a> Machine<'a> {
         };
         let (bound, row) = [(a, k), (b, k), (epilogue, n)][which];
         let bound = bound.as_ref().expect("bound for each program");
-        let program = self.programs[which].as_ref().expect("asked for where there is one");
+        let program = self.programs[which]
+            .as_ref()
+            .expect("asked for where there is one");
         let kept = self.evaluators[which].take();
         let evaluator = match kept {
             Some((have, evaluator)) if have == group => evaluator,
@@ -180,7 +182,12 @@ impl<'a> Machine<'a> {
 
 /// Cuts a box of rows into stretches that a tile takes: `(first row, rows, first column, columns)`. Several rows go together only
 /// where they are whole and therefore consecutive.
-fn stretches(rows: usize, columns: Range<usize>, row: usize, mut each: impl FnMut(usize, usize, usize, usize)) {
+fn stretches(
+    rows: usize,
+    columns: Range<usize>,
+    row: usize,
+    mut each: impl FnMut(usize, usize, usize, usize),
+) {
     if columns.len() == row && row <= CAPACITY {
         let together = CAPACITY / row.max(1);
         for first in (0..rows).step_by(together) {
@@ -204,26 +211,37 @@ impl Bodies for Machine<'_> {
             Side::A => 0,
             Side::B => 1,
         };
-        let program = self.programs[which].as_ref().expect("a bare load is never asked for");
+        let program = self.programs[which]
+            .as_ref()
+            .expect("a bare load is never asked for");
         let value = program.dtypes.len() as u32 - 1;
         let (to, size, room) = memory(&mut out);
         let (evaluator, base, row) = self.evaluator(which, what.instance);
-        stretches(what.rows.len(), what.k.clone(), row, |first, rows, from, len| {
-            let at = base + ((what.rows.start + first) * row + from) as u64;
-            // SAFETY: the positions lie in the space; the tile has `rows * len` elements.
-            let tile = unsafe {
-                evaluator.run(at, rows * len, std::ptr::null());
-                evaluator.tile_of(value, rows * len)
-            };
-            for r in 0..rows {
-                let place = (first + r) * what.stride + from - what.k.start;
-                assert!(place + len <= room, "the block is as long as asked for");
-                // SAFETY: just checked; the tile is this thread's own memory or an operand, never the block.
-                unsafe {
-                    std::ptr::copy_nonoverlapping(tile.add(r * len * size), to.add(place * size), len * size);
+        stretches(
+            what.rows.len(),
+            what.k.clone(),
+            row,
+            |first, rows, from, len| {
+                let at = base + ((what.rows.start + first) * row + from) as u64;
+                // SAFETY: the positions lie in the space; the tile has `rows * len` elements.
+                let tile = unsafe {
+                    evaluator.run(at, rows * len, std::ptr::null());
+                    evaluator.tile_of(value, rows * len)
+                };
+                for r in 0..rows {
+                    let place = (first + r) * what.stride + from - what.k.start;
+                    assert!(place + len <= room, "the block is as long as asked for");
+                    // SAFETY: just checked; the tile is this thread's own memory or an operand, never the block.
+                    unsafe {
+                        std::ptr::copy_nonoverlapping(
+                            tile.add(r * len * size),
+                            to.add(place * size),
+                            len * size,
+                        );
+                    }
                 }
-            }
-        });
+            },
+        );
     }
 
     fn finish(&mut self, what: &Finish, mut block: LanesMut<'_>) {
@@ -233,20 +251,29 @@ impl Bodies for Machine<'_> {
         let (from_block, size, room) = memory(&mut block);
         let reduced = self.reduced;
         let (evaluator, base, row) = self.evaluator(2, what.instance);
-        stretches(what.rows.len(), what.columns.clone(), row, |first, rows, from, len| {
-            for r in 0..rows {
-                let place = (first + r) * what.stride + from - what.columns.start;
-                assert!(place + len <= room, "the block is as long as it says");
-                // SAFETY: just checked; `reduced` has `CAPACITY` elements and rows * len is at most that.
-                unsafe {
-                    let from = from_block.add(place * size);
-                    std::ptr::copy_nonoverlapping(from, reduced.add(r * len * size), len * size);
+        stretches(
+            what.rows.len(),
+            what.columns.clone(),
+            row,
+            |first, rows, from, len| {
+                for r in 0..rows {
+                    let place = (first + r) * what.stride + from - what.columns.start;
+                    assert!(place + len <= room, "the block is as long as it says");
+                    // SAFETY: just checked; `reduced` has `CAPACITY` elements and rows * len is at most that.
+                    unsafe {
+                        let from = from_block.add(place * size);
+                        std::ptr::copy_nonoverlapping(
+                            from,
+                            reduced.add(r * len * size),
+                            len * size,
+                        );
+                    }
                 }
-            }
-            let at = base + ((what.rows.start + first) * row + from) as u64;
-            // SAFETY: the positions lie in the space; each result is finished once, so nobody else stores it.
-            unsafe { evaluator.run(at, rows * len, reduced) };
-        });
+                let at = base + ((what.rows.start + first) * row + from) as u64;
+                // SAFETY: the positions lie in the space; each result is finished once, so nobody else stores it.
+                unsafe { evaluator.run(at, rows * len, reduced) };
+            },
+        );
     }
 }
 

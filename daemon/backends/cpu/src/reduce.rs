@@ -157,7 +157,11 @@ impl<'a> Work<'a> {
             *depth += 1;
             for _ in 0..block.trailing_ones() {
                 *depth -= 1;
-                (self.fold.join)(self.level(*depth - 1, width), self.level(*depth, width), width);
+                (self.fold.join)(
+                    self.level(*depth - 1, width),
+                    self.level(*depth, width),
+                    width,
+                );
             }
         }
     }
@@ -168,7 +172,11 @@ impl<'a> Work<'a> {
             depth -= 1;
             // SAFETY: levels below `depth` are filled.
             unsafe {
-                (self.fold.join)(self.level(depth - 1, width), self.level(depth, width), width);
+                (self.fold.join)(
+                    self.level(depth - 1, width),
+                    self.level(depth, width),
+                    width,
+                );
             }
         }
     }
@@ -325,7 +333,11 @@ pub unsafe fn run(
         return;
     }
     let blocks = bound.inner.div_ceil(BLOCK as u64);
-    if team.workers() > 1 && total < team.workers() as u64 && blocks >= SHARE_BLOCKS && !bound.columns {
+    if team.workers() > 1
+        && total < team.workers() as u64
+        && blocks >= SHARE_BLOCKS
+        && !bound.columns
+    {
         for at in 0..total {
             // SAFETY: the caller's.
             unsafe { shared(programs, fold, bound, table, value, at, team) };
@@ -375,11 +387,15 @@ unsafe fn shared(
         let mut work = Work::new(programs, fold, bound, table, value, scratch);
         // SAFETY: the caller's; each block's sum is written by one part.
         unsafe {
-            work.blocks(at, from..(from + part).min(blocks), |work, block, filled| {
-                (fold.close)(work.lanes, filled, 1);
-                let to = sums.at(block as usize * fold.size);
-                std::ptr::copy_nonoverlapping(work.lanes, to, fold.size);
-            });
+            work.blocks(
+                at,
+                from..(from + part).min(blocks),
+                |work, block, filled| {
+                    (fold.close)(work.lanes, filled, 1);
+                    let to = sums.at(block as usize * fold.size);
+                    std::ptr::copy_nonoverlapping(work.lanes, to, fold.size);
+                },
+            );
         }
         work.done(scratch);
     });

@@ -65,10 +65,38 @@ chain!(sum_f32, f32, f32, |x| x, basic::single::add, |a| a);
 chain!(prod_f32, f32, f32, |x| x, basic::single::mul, |a| a);
 chain!(sum_f64, f64, f64, |x| x, basic::double::add, |a| a);
 chain!(prod_f64, f64, f64, |x| x, basic::double::mul, |a| a);
-chain!(sum_f16, u16, f32, convert::f16_to_f32, basic::single::add, convert::f32_to_f16);
-chain!(prod_f16, u16, f32, convert::f16_to_f32, basic::single::mul, convert::f32_to_f16);
-chain!(sum_bf16, u16, f32, convert::bf16_to_f32, basic::single::add, convert::f32_to_bf16);
-chain!(prod_bf16, u16, f32, convert::bf16_to_f32, basic::single::mul, convert::f32_to_bf16);
+chain!(
+    sum_f16,
+    u16,
+    f32,
+    convert::f16_to_f32,
+    basic::single::add,
+    convert::f32_to_f16
+);
+chain!(
+    prod_f16,
+    u16,
+    f32,
+    convert::f16_to_f32,
+    basic::single::mul,
+    convert::f32_to_f16
+);
+chain!(
+    sum_bf16,
+    u16,
+    f32,
+    convert::bf16_to_f32,
+    basic::single::add,
+    convert::f32_to_bf16
+);
+chain!(
+    prod_bf16,
+    u16,
+    f32,
+    convert::bf16_to_f32,
+    basic::single::mul,
+    convert::f32_to_bf16
+);
 
 /// Signed integers wrap to the same bits as unsigned ones.
 fn chain_of(kind: Scan, dtype: DType) -> Chain {
@@ -95,7 +123,13 @@ struct Chunk([u64; CHUNK]);
 ///
 /// # Safety
 /// As `step::run`.
-pub unsafe fn run(plan: &Plan, step: &ScanStep, params: &Params, table: Table<'_>, team: &mut Team<'_>) {
+pub unsafe fn run(
+    plan: &Plan,
+    step: &ScanStep,
+    params: &Params,
+    table: Table<'_>,
+    team: &mut Team<'_>,
+) {
     let rank = usize::from(step.rank);
     let sizes = sizes(params, step.sizes, rank);
     let from = Strided::new(plan, params, &step.from, rank);

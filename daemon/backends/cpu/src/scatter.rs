@@ -102,7 +102,8 @@ impl Scatter<'_> {
             // SAFETY: `Params` checked the access of the index.
             unsafe {
                 let to = std::ptr::from_mut(&mut index).cast();
-                self.index.read(&self.table, instance, Cursor::new(&self.sizes[0], k), to, 1);
+                self.index
+                    .read(&self.table, instance, Cursor::new(&self.sizes[0], k), to, 1);
             }
             if index < 0 {
                 index = index.wrapping_add(self.extent);
@@ -133,7 +134,13 @@ impl Scatter<'_> {
 ///
 /// # Safety
 /// As `step::run`.
-pub unsafe fn run(plan: &Plan, step: &ScatterStep, params: &Params, table: Table<'_>, team: &mut Team<'_>) {
+pub unsafe fn run(
+    plan: &Plan,
+    step: &ScatterStep,
+    params: &Params,
+    table: Table<'_>,
+    team: &mut Team<'_>,
+) {
     let ranks = [step.before, step.index_rank, step.behind].map(usize::from);
     let all = sizes(params, step.sizes, ranks.iter().sum());
     let (before, rest) = all.split_at(ranks[0]);

@@ -45,7 +45,14 @@ pub unsafe fn run(job: &Job, running: &Running<'_>, team: &mut Team<'_>) {
                                     fold,
                                 },
                                 BoundStep::Reduce(bound),
-                            ) => reduce::run([body, epilogue], fold, bound, table, reduce_value(step), team),
+                            ) => reduce::run(
+                                [body, epilogue],
+                                fold,
+                                bound,
+                                table,
+                                reduce_value(step),
+                                team,
+                            ),
                             (Step::Scan(scan), ..) => {
                                 scan::run(plan, scan, params, table, team);
                             }

@@ -43,9 +43,18 @@ impl Strided {
     ///
     /// # Safety
     /// The table's addresses fit the access; `to` has room for `n` elements.
-    pub unsafe fn read(&self, table: &Table<'_>, instance: usize, at: Cursor<'_>, to: *mut u8, n: usize) {
+    pub unsafe fn read(
+        &self,
+        table: &Table<'_>,
+        instance: usize,
+        at: Cursor<'_>,
+        to: *mut u8,
+        n: usize,
+    ) {
         let base = table.base(instance, self.column);
-        let fill = self.fill.map_or(0, |k| table.immediates[instance][k as usize].0);
+        let fill = self
+            .fill
+            .map_or(0, |k| table.immediates[instance][k as usize].0);
         macro_rules! read {
             ($T:ty) => {{
                 let (base, to) = (base.cast::<$T>(), to.cast::<$T>());
@@ -53,7 +62,15 @@ impl Strided {
                 unsafe {
                     match self.guards[..] {
                         [] => rows::load(at, &self.form, base, to, n),
-                        _ => rows::load_guarded(at, &self.form, &self.guards, fill as $T, base, to, n),
+                        _ => rows::load_guarded(
+                            at,
+                            &self.form,
+                            &self.guards,
+                            fill as $T,
+                            base,
+                            to,
+                            n,
+                        ),
                     }
                 }
             }};
@@ -70,12 +87,28 @@ impl Strided {
     ///
     /// # Safety
     /// As [`Strided::read`], to be written and with no guards.
-    pub unsafe fn write(&self, table: &Table<'_>, instance: usize, at: Cursor<'_>, from: *const u8, n: usize) {
+    pub unsafe fn write(
+        &self,
+        table: &Table<'_>,
+        instance: usize,
+        at: Cursor<'_>,
+        from: *const u8,
+        n: usize,
+    ) {
         let base = table.base(instance, self.column);
         macro_rules! write {
             ($T:ty) => {
                 // SAFETY: the caller's.
-                unsafe { rows::store(at, &self.form, from.cast::<$T>(), false, base.cast::<$T>(), n) }
+                unsafe {
+                    rows::store(
+                        at,
+                        &self.form,
+                        from.cast::<$T>(),
+                        false,
+                        base.cast::<$T>(),
+                        n,
+                    )
+                }
             };
         }
         match self.dtype.size() {
@@ -89,6 +122,8 @@ impl Strided {
     /// Address of the element at the cursor.
     pub fn address(&self, table: &Table<'_>, instance: usize, at: &Cursor<'_>) -> *mut u8 {
         let element = at.value(&self.form) as isize;
-        table.base(instance, self.column).wrapping_offset(element * self.dtype.size() as isize)
+        table
+            .base(instance, self.column)
+            .wrapping_offset(element * self.dtype.size() as isize)
     }
 }

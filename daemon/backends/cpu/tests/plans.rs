@@ -15,7 +15,9 @@ fn check(seeds: std::ops::Range<u64>, steps: impl Fn(&mut Builder)) {
             continue;
         };
         run += 1;
-        let values: Vec<_> = (0..1 + seed % 7).map(|k| case.values(seed * 31 + k)).collect();
+        let values: Vec<_> = (0..1 + seed % 7)
+            .map(|k| case.values(seed * 31 + k))
+            .collect();
         let expected: Vec<_> = values.iter().map(|values| case.expected(values)).collect();
         let all: Vec<_> = values.iter().collect();
         for (name, backend) in &mut backends {
@@ -24,10 +26,17 @@ fn check(seeds: std::ops::Range<u64>, steps: impl Fn(&mut Builder)) {
                 case.assert_same(&format!("seed {seed}, {name}, instance {k}"), have, want);
             }
             let alone = case.run(backend, &all[..1]);
-            case.assert_same(&format!("seed {seed}, {name}, alone"), &alone[0], &expected[0]);
+            case.assert_same(
+                &format!("seed {seed}, {name}, alone"),
+                &alone[0],
+                &expected[0],
+            );
         }
     }
-    assert!(run * 2 > seeds.end - seeds.start, "only {run} plans fitted their parameters");
+    assert!(
+        run * 2 > seeds.end - seeds.start,
+        "only {run} plans fitted their parameters"
+    );
 }
 
 #[test]

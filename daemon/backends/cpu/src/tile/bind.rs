@@ -231,9 +231,9 @@ impl Bound {
             let Some(&inner) = sizes.get(axis + 1) else {
                 continue;
             };
-            let joins = all.iter().all(|strides| {
-                strides[axis + 1].checked_mul(inner as i64) == Some(strides[axis])
-            });
+            let joins = all
+                .iter()
+                .all(|strides| strides[axis + 1].checked_mul(inner as i64) == Some(strides[axis]));
             if joins {
                 sizes[axis] *= inner;
                 sizes.remove(axis + 1);
@@ -250,11 +250,15 @@ impl Bound {
         let sizes = &self.sizes;
         let row_major = |form: &Form| {
             let mut step = 1i64;
-            form.strides.iter().zip(sizes).rev().all(|(&stride, &size)| {
-                let fits = stride == step;
-                step = step.saturating_mul(size as i64);
-                fits
-            })
+            form.strides
+                .iter()
+                .zip(sizes)
+                .rev()
+                .all(|(&stride, &size)| {
+                    let fits = stride == step;
+                    step = step.saturating_mul(size as i64);
+                    fits
+                })
         };
         for load in &mut self.loads {
             load.flat = load.guards.is_empty() && row_major(&load.form);

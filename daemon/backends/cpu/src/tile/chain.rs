@@ -151,7 +151,12 @@ trait Vector: Copy {
 
 /// All steps for `K` vectors from element `at` on.
 #[inline(always)]
-unsafe fn group<V: Vector, const K: usize>(first: Source, steps: &[Resolved], to: *mut u8, at: usize) {
+unsafe fn group<V: Vector, const K: usize>(
+    first: Source,
+    steps: &[Resolved],
+    to: *mut u8,
+    at: usize,
+) {
     // SAFETY: the caller's: every tile is good for the elements of the group, a broadcast operand for one.
     unsafe {
         let tile = |from: *const u8, k: usize| V::load(from.cast::<V::T>().add(at + k * V::LANES));
@@ -183,8 +188,16 @@ unsafe fn group<V: Vector, const K: usize>(first: Source, steps: &[Resolved], to
                 let (sx, sy) = (scalar($step.x), scalar($step.y));
                 for (k, slot) in v.iter_mut().enumerate() {
                     let $v = *slot;
-                    let $x = if $step.broadcast & 1 != 0 { sx } else { tile($step.x, k) };
-                    let $y = if $step.broadcast & 2 != 0 { sy } else { tile($step.y, k) };
+                    let $x = if $step.broadcast & 1 != 0 {
+                        sx
+                    } else {
+                        tile($step.x, k)
+                    };
+                    let $y = if $step.broadcast & 2 != 0 {
+                        sy
+                    } else {
+                        tile($step.y, k)
+                    };
                     *slot = $result;
                 }
             }};
@@ -227,9 +240,10 @@ unsafe fn group<V: Vector, const K: usize>(first: Source, steps: &[Resolved], to
     }
 }
 
-/// `n` elements, a multiple of 16: groups of `WIDE` vectors, then of 16 elements.
+/// `n` elements, a multiple of 16: as many as possible in groups of `WIDE` vectors (finding a step is paid once for a group),
+/// the rest in groups of `MIDDLE` and of 16 elements.
 #[inline(always)]
-unsafe fn run<V: Vector, const WIDE: usize, const SIXTEEN: usize>(
+unsafe fn run<V: Vector, const WIDE: usize, const MIDDLE: usize, const SIXTEEN: usize>(
     first: Source,
     steps: &[Resolved],
     to: *mut u8,
@@ -238,13 +252,18 @@ unsafe fn run<V: Vector, const WIDE: usize, const SIXTEEN: usize>(
     let mut at = 0;
     // SAFETY: the caller's; groups stay below n.
     unsafe {
-        while at + WIDE * V::LANES <= n {
-            group::<V, WIDE>(first, steps, to, at);
-            at += WIDE * V::LANES;
-        }
         while at < n {
-            group::<V, SIXTEEN>(first, steps, to, at);
-            at += SIXTEEN * V::LANES;
+            let left = (n - at) / V::LANES;
+            if left >= WIDE && left != 2 * MIDDLE {
+                group::<V, WIDE>(first, steps, to, at);
+                at += WIDE * V::LANES;
+            } else if left >= MIDDLE {
+                group::<V, MIDDLE>(first, steps, to, at);
+                at += MIDDLE * V::LANES;
+            } else {
+                group::<V, SIXTEEN>(first, steps, to, at);
+                at += SIXTEEN * V::LANES;
+            }
         }
     }
 }
@@ -335,12 +354,12 @@ plain_vector!(PlainF64, f64, double);
 
 unsafe fn plain_f32(first: Source, steps: &[Resolved], to: *mut u8, n: usize) {
     // SAFETY: the caller keeps the rules of `RunFn`.
-    unsafe { run::<PlainF32, 4, 2>(first, steps, to, n) }
+    unsafe { run::<PlainF32, 4, 4, 2>(first, steps, to, n) }
 }
 
 unsafe fn plain_f64(first: Source, steps: &[Resolved], to: *mut u8, n: usize) {
     // SAFETY: the caller keeps the rules of `RunFn`.
-    unsafe { run::<PlainF64, 2, 2>(first, steps, to, n) }
+    unsafe { run::<PlainF64, 2, 2, 2>(first, steps, to, n) }
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -447,13 +466,13 @@ mod x86 {
     #[target_feature(enable = "avx2,fma")]
     pub unsafe fn f32s(first: Source, steps: &[Resolved], to: *mut u8, n: usize) {
         // SAFETY: the caller keeps the rules of `RunFn`.
-        unsafe { run::<F32x8, 8, 2>(first, steps, to, n) }
+        unsafe { run::<F32x8, 12, 8, 2>(first, steps, to, n) }
     }
 
     #[target_feature(enable = "avx2,fma")]
     pub unsafe fn f64s(first: Source, steps: &[Resolved], to: *mut u8, n: usize) {
         // SAFETY: the caller keeps the rules of `RunFn`.
-        unsafe { run::<F64x4, 8, 4>(first, steps, to, n) }
+        unsafe { run::<F64x4, 12, 8, 4>(first, steps, to, n) }
     }
 }
 

@@ -248,13 +248,17 @@ impl<'a> Evaluator<'a> {
     /// whole lanes.
     pub unsafe fn run(&mut self, at: u64, n: usize, reduced: *const u8) {
         debug_assert!(n <= self.capacity && n > 0);
-        let instance = (at / self.bound.count) as usize;
+        let count = self.bound.count;
+        let (instance, at) = match at < count {
+            true => (0, at),
+            false => ((at / count) as usize, at % count),
+        };
         let tile = Tile {
             instance,
-            at: at % self.bound.count,
+            at,
             n,
             lanes: n.next_multiple_of(LANES),
-            single: at % self.bound.count + n as u64 <= self.bound.count,
+            single: at + n as u64 <= count,
         };
         // SAFETY: the caller's promises, for each step.
         unsafe {
@@ -272,8 +276,21 @@ impl<'a> Evaluator<'a> {
         if tile.single && tile.instance == self.instance {
             return;
         }
-        self.instance = if tile.single { tile.instance } else { usize::MAX };
+        self.instance = if tile.single {
+            tile.instance
+        } else {
+            usize::MAX
+        };
         let program = self.program;
+        if tile.single {
+            let scalars = self.table.immediates[tile.instance];
+            for &(value, immediate) in &program.scalars {
+                let scalar = &scalars[immediate.0 as usize];
+                // SAFETY: the scalar's own value, of one instance.
+                self.args[usize::from(value)] = unsafe { self.scalar(value, scalar) };
+            }
+            return;
+        }
         for &(value, immediate) in &program.scalars {
             let k = immediate.0 as usize;
             let first = &self.table.immediates[tile.instance][k];
@@ -283,12 +300,9 @@ impl<'a> Evaluator<'a> {
                 .all(|row| row[k] == *first);
             let dtype = program.dtypes[usize::from(value)];
             let to = self.slot(value);
-            self.args[usize::from(value)] = if same && !is_half(dtype) {
-                Arg::scalar(std::ptr::from_ref(first).cast())
-            } else if same {
-                // SAFETY: slots hold at least one f32.
-                unsafe { to.cast::<u32>().write(lane_scalar(dtype, *first) as u32) };
-                Arg::scalar(to)
+            self.args[usize::from(value)] = if same {
+                // SAFETY: as above.
+                unsafe { self.scalar(value, first) }
             } else {
                 self.pieces(tile, |piece| {
                     let scalar = lane_scalar(dtype, self.table.immediates[piece.instance][k]);
@@ -300,6 +314,18 @@ impl<'a> Evaluator<'a> {
                 Arg::tile(to)
             };
         }
+    }
+
+    /// A value that is one scalar: where it lies, or widened in the value's slot.
+    unsafe fn scalar(&self, value: Value, scalar: &'a Scalar) -> Arg {
+        let dtype = self.program.dtypes[usize::from(value)];
+        if !is_half(dtype) {
+            return Arg::scalar(std::ptr::from_ref(scalar).cast());
+        }
+        let to = self.slot(value);
+        // SAFETY: slots hold at least one f32.
+        unsafe { to.cast::<u32>().write(lane_scalar(dtype, *scalar) as u32) };
+        Arg::scalar(to)
     }
 
     fn pieces(&self, tile: Tile, mut each: impl FnMut(Piece<'a>)) {
@@ -418,7 +444,8 @@ impl<'a> Evaluator<'a> {
     unsafe fn load(&mut self, tile: Tile, value: Value, load: usize) -> Arg {
         let bound = &self.bound.loads[load];
         if bound.guards.is_empty() {
-            if let Some(at) = self.in_place(tile, bound.column, bound.dtype, &bound.form, bound.flat)
+            if let Some(at) =
+                self.in_place(tile, bound.column, bound.dtype, &bound.form, bound.flat)
             {
                 return Arg::tile(at);
             }
@@ -460,7 +487,10 @@ impl<'a> Evaluator<'a> {
 
     fn staging(&self) -> *mut u8 {
         // SAFETY: the staging slot is one of `slot_count`.
-        unsafe { self.slots.add(usize::from(self.program.staging) * self.slot_bytes) }
+        unsafe {
+            self.slots
+                .add(usize::from(self.program.staging) * self.slot_bytes)
+        }
     }
 
     unsafe fn landed(&self, tile: Tile, value: Value, dtype: DType) -> Arg {
@@ -575,7 +605,11 @@ impl<'a> Evaluator<'a> {
             // Operands that a code does not use name the value passed on, which has no memory: `first` stands in.
             let [x, y] = link.others.map(|other| {
                 let arg = &self.args[usize::from(other)];
-                if arg.at.is_null() { first } else { arg.source() }
+                if arg.at.is_null() {
+                    first
+                } else {
+                    arg.source()
+                }
             });
             steps.push(Resolved::new(link.code, x, y, keep));
             self.args[usize::from(link.value)] = Arg::tile(keep);

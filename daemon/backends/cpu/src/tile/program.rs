@@ -115,7 +115,13 @@ pub struct Program {
 
 impl Program {
     /// Compiles `body` for the values in `stores` and `wanted`.
-    pub fn new(plan: &Plan, body: &Body, stores: &[Store], wanted: &[ValueId], isa: Isa) -> Program {
+    pub fn new(
+        plan: &Plan,
+        body: &Body,
+        stores: &[Store],
+        wanted: &[ValueId],
+        isa: Isa,
+    ) -> Program {
         let mut program = Program {
             loads: body.loads.clone(),
             stores: stores.to_vec(),
@@ -402,7 +408,10 @@ fn follow(placed: &Placed, before: Value) -> Option<(Link, u32)> {
         return None;
     };
     let (code, others) = chain::link(function, args, before)?;
-    let reads = operands(&placed.op).iter().filter(|&&arg| arg == before).count();
+    let reads = operands(&placed.op)
+        .iter()
+        .filter(|&&arg| arg == before)
+        .count();
     let link = Link {
         code,
         others,

@@ -74,16 +74,23 @@ impl<'a> Cursor<'a> {
         steps.fold(form.offset, |sum, (stride, &at)| sum + stride * at as i64)
     }
 
-    /// Calls `row` for each stretch of a row among the next `n` elements: value of `form` at its first element,
+    /// Calls `row` for each stretch of a row among the next `n` elements: value of the affine function at its first element,
     /// length, and number of elements before it. The cursor given is at that element.
     #[inline(always)]
-    fn rows(mut self, form: &Form, n: usize, mut row: impl FnMut(&Cursor<'a>, i64, usize, usize)) {
+    fn rows(
+        mut self,
+        offset: i64,
+        strides: &[i64],
+        n: usize,
+        mut row: impl FnMut(&Cursor<'a>, i64, usize, usize),
+    ) {
         let rank = self.sizes.len();
         if rank == 0 {
-            return row(&self, form.offset, n, 0);
+            return row(&self, offset, n, 0);
         }
         let inner = rank - 1;
-        let mut value = self.value(form);
+        let steps = strides.iter().zip(&self.index);
+        let mut value = steps.fold(offset, |sum, (stride, &at)| sum + stride * at as i64);
         let mut done = 0;
         loop {
             let at = self.index[inner];
@@ -93,17 +100,17 @@ impl<'a> Cursor<'a> {
             if done >= n {
                 return;
             }
-            value -= form.strides[inner] * at as i64;
+            value -= strides[inner] * at as i64;
             self.index[inner] = 0;
             let mut axis = inner;
             while axis > 0 {
                 axis -= 1;
                 self.index[axis] += 1;
-                value += form.strides[axis];
+                value += strides[axis];
                 if self.index[axis] < self.sizes[axis] {
                     break;
                 }
-                value -= form.strides[axis] * self.sizes[axis] as i64;
+                value -= strides[axis] * self.sizes[axis] as i64;
                 self.index[axis] = 0;
             }
         }
@@ -144,7 +151,7 @@ impl<'a> Cursor<'a> {
 /// `to` is valid for writes of `n` elements; `base` plus `form` is valid for reads at each index walked.
 pub unsafe fn load<T: Copy>(cursor: Cursor<'_>, form: &Form, base: *const T, to: *mut T, n: usize) {
     let step = form.strides.last().copied().unwrap_or(0) as isize;
-    cursor.rows(form, n, |_, value, len, done| {
+    cursor.rows(form.offset, &form.strides, n, |_, value, len, done| {
         // SAFETY: as the function's: `value` is the form at the row's first element, and the row has `len` elements `step` apart.
         unsafe { copy_in(base.offset(value as isize), step, to.add(done), len) };
     });
@@ -164,7 +171,7 @@ pub unsafe fn load_guarded<T: Copy>(
     n: usize,
 ) {
     let step = form.strides.last().copied().unwrap_or(0) as isize;
-    cursor.rows(form, n, |at, value, len, done| {
+    cursor.rows(form.offset, &form.strides, n, |at, value, len, done| {
         let (low, high) = at.inside(guards, len);
         // SAFETY: `low..high` are the elements of the row inside all guards; `wrapping_offset` because the row's start
         // may lie outside the memory.
@@ -185,11 +192,7 @@ pub unsafe fn load_guarded<T: Copy>(
 /// # Safety
 /// `to` is valid for writes of `n` elements.
 pub unsafe fn mask<T: Copy>(cursor: Cursor<'_>, guards: &[Guarded], fill: T, to: *mut T, n: usize) {
-    let nowhere = Form {
-        offset: 0,
-        strides: vec![0; cursor.sizes.len()],
-    };
-    cursor.rows(&nowhere, n, |at, _, len, done| {
+    cursor.rows(0, &[0; RANK_MAX], n, |at, _, len, done| {
         let (low, high) = at.inside(guards, len);
         // SAFETY: `low <= high <= len`, and the row's part of `to` starts at `done`.
         unsafe {
@@ -212,7 +215,7 @@ pub unsafe fn store<T: Copy>(
     n: usize,
 ) {
     let step = form.strides.last().copied().unwrap_or(0) as isize;
-    cursor.rows(form, n, |_, value, len, done| {
+    cursor.rows(form.offset, &form.strides, n, |_, value, len, done| {
         // SAFETY: as the function's.
         unsafe {
             let to = base.offset(value as isize);
@@ -260,7 +263,7 @@ pub unsafe fn gather<T: Copy + Default>(
     n: usize,
 ) {
     let step = form.strides.last().copied().unwrap_or(0);
-    cursor.rows(form, n, |at, value, len, done| {
+    cursor.rows(form.offset, &form.strides, n, |at, value, len, done| {
         let (low, high) = at.inside(guards, len);
         // SAFETY: element `k` of the row lies inside all guards for `low <= k < high`, and the index is in range when it is
         // used for an address.
@@ -286,11 +289,16 @@ pub unsafe fn gather<T: Copy + Default>(
 /// Writes row-major positions as the form gives them.
 pub fn positions(cursor: Cursor<'_>, form: &Form, to: &mut [i64]) {
     let step = form.strides.last().copied().unwrap_or(0);
-    cursor.rows(form, to.len(), |_, value, len, done| {
-        for (k, slot) in to[done..done + len].iter_mut().enumerate() {
-            *slot = value + step * k as i64;
-        }
-    });
+    cursor.rows(
+        form.offset,
+        &form.strides,
+        to.len(),
+        |_, value, len, done| {
+            for (k, slot) in to[done..done + len].iter_mut().enumerate() {
+                *slot = value + step * k as i64;
+            }
+        },
+    );
 }
 
 /// # Safety

@@ -43,9 +43,17 @@ impl Case {
 
     pub fn values(&self, seed: u64) -> Values {
         let mut rng = Rng(seed);
-        let inputs = self.plan.inputs.iter().zip(self.params.input_bytes()).enumerate();
+        let inputs = self
+            .plan
+            .inputs
+            .iter()
+            .zip(self.params.input_bytes())
+            .enumerate();
         let inputs = inputs.map(|(k, (&dtype, &bytes))| {
-            let range = self.index_inputs.iter().find(|&&(input, _)| input as usize == k);
+            let range = self
+                .index_inputs
+                .iter()
+                .find(|&&(input, _)| input as usize == k);
             let count = bytes as usize / dtype.size();
             (0..count)
                 .flat_map(|_| {
@@ -62,7 +70,11 @@ impl Case {
         });
         Values {
             inputs: inputs.collect(),
-            immediates: self.immediates.iter().map(|&dtype| rng.scalar(dtype)).collect(),
+            immediates: self
+                .immediates
+                .iter()
+                .map(|&dtype| rng.scalar(dtype))
+                .collect(),
         }
     }
 
@@ -76,7 +88,9 @@ impl Case {
             memory: Memory {
                 inputs: values.inputs.clone(),
                 outputs: self.params.output_bytes().iter().map(bytes).collect(),
-                temps: temps.map(|(t, &n)| vec![0; n as usize * t.dtype.size()]).collect(),
+                temps: temps
+                    .map(|(t, &n)| vec![0; n as usize * t.dtype.size()])
+                    .collect(),
                 immediates: values.immediates.clone(),
             },
         };
@@ -86,7 +100,11 @@ impl Case {
 
     /// What the backend gives for some instances in one launch.
     pub fn run(&self, backend: &mut CpuBackend, all: &[&Values]) -> Vec<Vec<Vec<u8>>> {
-        let operand = |buffer| Operand { buffer, offset: 0, constant: false };
+        let operand = |buffer| Operand {
+            buffer,
+            offset: 0,
+            constant: false,
+        };
         let mut buffers: Vec<BufferId> = Vec::new();
         let mut make = |backend: &mut CpuBackend, bytes: &[u8]| {
             let buffer = backend.alloc(bytes.len() as u64).unwrap();
@@ -102,7 +120,11 @@ impl Case {
             .map(|values| Instance {
                 params: self.params.clone(),
                 immediates: values.immediates.clone(),
-                inputs: values.inputs.iter().map(|bytes| make(backend, bytes)).collect(),
+                inputs: values
+                    .inputs
+                    .iter()
+                    .map(|bytes| make(backend, bytes))
+                    .collect(),
                 outputs: self
                     .params
                     .output_bytes()
@@ -116,7 +138,9 @@ impl Case {
         let results = outputs.iter().map(|outputs| {
             let sizes = self.params.output_bytes();
             let outputs = outputs.iter().zip(sizes);
-            outputs.map(|(operand, &bytes)| read(backend, operand.buffer, bytes)).collect()
+            outputs
+                .map(|(operand, &bytes)| read(backend, operand.buffer, bytes))
+                .collect()
         });
         let results = results.collect();
         buffers.into_iter().for_each(|buffer| backend.free(buffer));
@@ -146,7 +170,13 @@ impl Case {
 
 pub fn launch(backend: &mut CpuBackend, plan: Arc<Plan>, instances: Vec<Instance>) {
     let id = LaunchId(7);
-    backend.launch(Launch { id, plan, instances }).unwrap();
+    backend
+        .launch(Launch {
+            id,
+            plan,
+            instances,
+        })
+        .unwrap();
     let mut done = Vec::new();
     backend.wait(&mut done);
     assert_eq!(done.len(), 1);
@@ -155,7 +185,11 @@ pub fn launch(backend: &mut CpuBackend, plan: Arc<Plan>, instances: Vec<Instance
 
 pub fn read(backend: &mut CpuBackend, buffer: BufferId, bytes: u64) -> Vec<u8> {
     let mut all = Vec::new();
-    backend.read(buffer, 0, bytes, &mut |_, piece| all.extend_from_slice(piece)).unwrap();
+    backend
+        .read(buffer, 0, bytes, &mut |_, piece| {
+            all.extend_from_slice(piece)
+        })
+        .unwrap();
     all
 }
 
@@ -164,7 +198,12 @@ pub fn backends() -> Vec<(String, CpuBackend)> {
     let mut all = Vec::new();
     for isa in Isa::ALL.into_iter().filter(|isa| isa.available()) {
         for (threads, inline_ns_max) in [(1, u64::MAX), (1, 0), (3, 0)] {
-            let config = CpuConfig { isa: Some(isa), threads, inline_ns_max, ..CpuConfig::default() };
+            let config = CpuConfig {
+                isa: Some(isa),
+                threads,
+                inline_ns_max,
+                ..CpuConfig::default()
+            };
             let name = format!("{isa}, {threads} threads, inline {inline_ns_max}");
             all.push((name, CpuBackend::new(config).unwrap()));
         }

@@ -44,7 +44,15 @@ fn run(kernel: math::Kernel, args: [(u64, DType); 3], to: DType) -> u64 {
     let [a, b, c] = args.map(|(bits, dtype)| tile(bits, dtype));
     let mut out = Tile([0; LANES * 8]);
     // SAFETY: each tile holds `LANES` elements of up to eight bytes; the portable level is always there.
-    unsafe { kernel.run(out.0.as_mut_ptr(), a.0.as_ptr(), b.0.as_ptr(), c.0.as_ptr(), LANES) };
+    unsafe {
+        kernel.run(
+            out.0.as_mut_ptr(),
+            a.0.as_ptr(),
+            b.0.as_ptr(),
+            c.0.as_ptr(),
+            LANES,
+        )
+    };
     lane(&out, to)
 }
 
@@ -70,7 +78,10 @@ fn narrow(bits: u64, dtype: DType) -> u64 {
 }
 
 fn dot(first: i64, strides: &[i64], index: &[u64]) -> i64 {
-    strides.iter().zip(index).fold(first, |sum, (s, &i)| sum + s * i as i64)
+    strides
+        .iter()
+        .zip(index)
+        .fold(first, |sum, (s, &i)| sum + s * i as i64)
 }
 
 fn indices(sizes: &[u64]) -> Vec<Vec<u64>> {
@@ -104,7 +115,11 @@ impl Naive<'_> {
     }
 
     fn sizes(&self, slot: Slot, rank: usize) -> Vec<u64> {
-        self.params.run(slot, rank).iter().map(|&s| s as u64).collect()
+        self.params
+            .run(slot, rank)
+            .iter()
+            .map(|&s| s as u64)
+            .collect()
     }
 
     fn buffer(&mut self, buffer: Buffer) -> &mut Vec<u8> {
@@ -133,7 +148,9 @@ impl Naive<'_> {
     fn holds(&self, guard: &Guard, index: &[u64]) -> Option<i64> {
         let coefficients = self.params.run(guard.coefficients, index.len());
         let at = dot(self.params.get(guard.offset), coefficients, index);
-        (0..self.params.get(guard.extent)).contains(&at).then_some(at)
+        (0..self.params.get(guard.extent))
+            .contains(&at)
+            .then_some(at)
     }
 
     /// Element of an access; `None` outside its guards.
@@ -166,17 +183,34 @@ impl Naive<'_> {
                     (self.load(access, index), access.dtype)
                 }
                 Instr::Immediate { slot, dtype } => (self.immediate(slot.0, *dtype), *dtype),
-                Instr::Iota { axis, dtype, start, step } => {
+                Instr::Iota {
+                    axis,
+                    dtype,
+                    start,
+                    step,
+                } => {
                     let at = [index[usize::from(*axis)] as i64; LANES];
                     let [start, step] = [start, step].map(|k| self.memory.immediates[k.0 as usize]);
                     let mut out = Tile([0; LANES * 8]);
                     // SAFETY: both hold `LANES` elements.
                     unsafe {
-                        math::iota(*dtype).unwrap()(out.0.as_mut_ptr(), at.as_ptr(), start, step, LANES);
+                        math::iota(*dtype).unwrap()(
+                            out.0.as_mut_ptr(),
+                            at.as_ptr(),
+                            start,
+                            step,
+                            LANES,
+                        );
                     }
                     (lane(&out, *dtype), *dtype)
                 }
-                Instr::Random { dtype, distribution, key, offset, strides } => {
+                Instr::Random {
+                    dtype,
+                    distribution,
+                    key,
+                    offset,
+                    strides,
+                } => {
                     let strides = self.params.run(*strides, index.len());
                     let at = [dot(self.params.get(*offset), strides, index); LANES];
                     let key = self.memory.immediates[key.0 as usize].0;
@@ -186,7 +220,11 @@ impl Naive<'_> {
                     unsafe { draw(out.0.as_mut_ptr(), at.as_ptr(), key, LANES) };
                     (lane(&out, *dtype), *dtype)
                 }
-                Instr::Apply { function, dtype, args } => {
+                Instr::Apply {
+                    function,
+                    dtype,
+                    args,
+                } => {
                     let args = args.map(|arg| values[arg.0 as usize]);
                     (apply(*function, *dtype, args), function.result(*dtype))
                 }
@@ -194,13 +232,26 @@ impl Naive<'_> {
                     let kernel = math::cast(Isa::Portable, *from, *to);
                     (run(kernel, [values[arg.0 as usize]; 3], *to), *to)
                 }
-                Instr::Mask { dtype, arg, guards, fill } => {
-                    match guards.iter().all(|guard| self.holds(guard, index).is_some()) {
+                Instr::Mask {
+                    dtype,
+                    arg,
+                    guards,
+                    fill,
+                } => {
+                    match guards
+                        .iter()
+                        .all(|guard| self.holds(guard, index).is_some())
+                    {
                         true => values[arg.0 as usize],
                         false => (self.immediate(fill.0, *dtype), *dtype),
                     }
                 }
-                Instr::Gather { load, index: value, extent, stride } => {
+                Instr::Gather {
+                    load,
+                    index: value,
+                    extent,
+                    stride,
+                } => {
                     let access = &body.loads[*load as usize];
                     let extent = self.params.get(*extent);
                     let mut at = values[value.0 as usize].0 as i64;
@@ -270,8 +321,16 @@ impl Naive<'_> {
             for block in ks.chunks(256) {
                 let mut sum = 0u64;
                 for k in block {
-                    let x = self.body(&step.a, &[b, row, k].concat(), 0).last().unwrap().0;
-                    let y = self.body(&step.b, &[b, column, k].concat(), 0).last().unwrap().0;
+                    let x = self
+                        .body(&step.a, &[b, row, k].concat(), 0)
+                        .last()
+                        .unwrap()
+                        .0;
+                    let y = self
+                        .body(&step.b, &[b, column, k].concat(), 0)
+                        .last()
+                        .unwrap()
+                        .0;
                     sum = fused(step.dtype, x, y, sum);
                 }
                 total = Some(match total {
@@ -340,10 +399,12 @@ fn f(bits: u64) -> f32 {
 }
 
 fn mask(dtype: DType, bits: u64) -> u64 {
-    Scalar(bits).truncated(match dtype {
-        DType::Bool => DType::U8,
-        other => other,
-    }).0
+    Scalar(bits)
+        .truncated(match dtype {
+            DType::Bool => DType::U8,
+            other => other,
+        })
+        .0
 }
 
 fn plus(dtype: DType, a: u64, b: u64) -> u64 {
@@ -366,7 +427,9 @@ fn times(dtype: DType, a: u64, b: u64) -> u64 {
 fn fused(dtype: DType, a: u64, b: u64, c: u64) -> u64 {
     match dtype {
         DType::F16 | DType::Bf16 | DType::F32 => f(a).mul_add(f(b), f(c)).to_bits().into(),
-        DType::F64 => f64::from_bits(a).mul_add(f64::from_bits(b), f64::from_bits(c)).to_bits(),
+        DType::F64 => f64::from_bits(a)
+            .mul_add(f64::from_bits(b), f64::from_bits(c))
+            .to_bits(),
         DType::I8 => {
             let product = i32::from(a as u8 as i8) * i32::from(b as u8 as i8);
             u64::from((c as i32).wrapping_add(product) as u32)
@@ -460,7 +523,11 @@ fn empty(kind: Reduction, dtype: DType) -> u64 {
 }
 
 fn best(kind: Reduction, dtype: DType, elements: &[u64]) -> u64 {
-    let compare = if kind == Reduction::ArgMin { Elementwise::Lt } else { Elementwise::Gt };
+    let compare = if kind == Reduction::ArgMin {
+        Elementwise::Lt
+    } else {
+        Elementwise::Gt
+    };
     let mut found = 0;
     let nan = |x| apply(Elementwise::IsNan, dtype, [(x, dtype); 3]) != 0;
     for (k, &x) in elements.iter().enumerate() {

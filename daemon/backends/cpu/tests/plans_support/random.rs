@@ -72,7 +72,10 @@ impl Builder {
     pub fn new(seed: u64) -> Builder {
         Builder {
             rng: Rng(seed),
-            plan: Plan { operations: 1, ..Plan::default() },
+            plan: Plan {
+                operations: 1,
+                ..Plan::default()
+            },
             values: Vec::new(),
             immediates: Vec::new(),
             index_inputs: Vec::new(),
@@ -109,7 +112,11 @@ impl Builder {
         let mut left = self.rng.below(target).max(1);
         let mut sizes: Vec<u64> = (0..rank)
             .map(|axis| {
-                let size = if axis + 1 == rank { left } else { self.rng.below(left.min(40)) + 1 };
+                let size = if axis + 1 == rank {
+                    left
+                } else {
+                    self.rng.below(left.min(40)) + 1
+                };
                 left = (left / size).max(1);
                 size
             })
@@ -179,7 +186,10 @@ impl Builder {
         while padded.len() < 3 && self.rng.one_in(4) {
             let guard = self.guard(sizes);
             let stride = self.rng.pick(&[1, 1, 7, 0]);
-            padded.push(PaddedAxis { guard, stride: self.slots(&[stride]) });
+            padded.push(PaddedAxis {
+                guard,
+                stride: self.slots(&[stride]),
+            });
         }
         Access {
             buffer,
@@ -212,7 +222,12 @@ impl Builder {
     }
 
     /// Random code; `first` stands at its beginning, `from` are buffers of the same space to read row-major.
-    fn body(&mut self, sizes: &[u64], first: Option<DType>, from: &[(Buffer, DType)]) -> (Body, Vec<DType>) {
+    fn body(
+        &mut self,
+        sizes: &[u64],
+        first: Option<DType>,
+        from: &[(Buffer, DType)],
+    ) -> (Body, Vec<DType>) {
         let mut body = Body::default();
         let mut dtypes = Vec::new();
         if let Some(dtype) = first {
@@ -241,12 +256,24 @@ impl Builder {
         (body, dtypes)
     }
 
-    fn value(&mut self, dtypes: &[DType], dtype: DType, body: &mut Body, made: &mut Vec<DType>) -> ValueId {
-        let have: Vec<u32> = (0..dtypes.len() as u32).filter(|&k| dtypes[k as usize] == dtype).collect();
+    fn value(
+        &mut self,
+        dtypes: &[DType],
+        dtype: DType,
+        body: &mut Body,
+        made: &mut Vec<DType>,
+    ) -> ValueId {
+        let have: Vec<u32> = (0..dtypes.len() as u32)
+            .filter(|&k| dtypes[k as usize] == dtype)
+            .collect();
         if !have.is_empty() && !self.rng.one_in(5) {
             // Chains matter most: prefer the newest.
             let newest = *have.last().unwrap();
-            return ValueId(if self.rng.one_in(2) { newest } else { self.rng.pick(&have) });
+            return ValueId(if self.rng.one_in(2) {
+                newest
+            } else {
+                self.rng.pick(&have)
+            });
         }
         let slot = self.immediate(dtype);
         body.instrs.push(Instr::Immediate { slot, dtype });
@@ -256,22 +283,51 @@ impl Builder {
 
     fn instr(&mut self, sizes: &[u64], body: &mut Body, dtypes: &mut Vec<DType>) {
         let newest = dtypes.len() as u32 - 1;
-        let arg = ValueId(if self.rng.one_in(2) { newest } else { self.rng.below(dtypes.len() as u64) as u32 });
+        let arg = ValueId(if self.rng.one_in(2) {
+            newest
+        } else {
+            self.rng.below(dtypes.len() as u64) as u32
+        });
         let dtype = dtypes[arg.0 as usize];
         let (instr, result) = match self.rng.below(14) {
             0 => {
                 let to = self.dtype();
-                (Instr::Cast { from: dtype, to, arg }, to)
+                (
+                    Instr::Cast {
+                        from: dtype,
+                        to,
+                        arg,
+                    },
+                    to,
+                )
             }
             1 => {
                 let guards = (0..=self.rng.below(2)).map(|_| self.guard(sizes)).collect();
-                (Instr::Mask { dtype, arg, guards, fill: self.immediate(dtype) }, dtype)
+                (
+                    Instr::Mask {
+                        dtype,
+                        arg,
+                        guards,
+                        fill: self.immediate(dtype),
+                    },
+                    dtype,
+                )
             }
             2 if !sizes.is_empty() => {
-                let to = self.rng.pick(&[DType::F32, DType::I64, DType::F16, DType::U8, DType::F64]);
+                let to =
+                    self.rng
+                        .pick(&[DType::F32, DType::I64, DType::F16, DType::U8, DType::F64]);
                 let axis = self.rng.below(sizes.len() as u64) as u8;
                 let (start, step) = (self.immediate(to), self.immediate(to));
-                (Instr::Iota { axis, dtype: to, start, step }, to)
+                (
+                    Instr::Iota {
+                        axis,
+                        dtype: to,
+                        start,
+                        step,
+                    },
+                    to,
+                )
             }
             3 => {
                 let (to, distribution) = self.rng.pick(&[
@@ -294,13 +350,24 @@ impl Builder {
             4 => return self.gather(sizes, body, dtypes),
             _ => {
                 // Of a NaN's sign nothing is promised, and these show it.
-                let unfit = [Elementwise::Select, Elementwise::CopySign, Elementwise::Signbit];
+                let unfit = [
+                    Elementwise::Select,
+                    Elementwise::CopySign,
+                    Elementwise::Signbit,
+                ];
                 let functions: Vec<Elementwise> = Elementwise::ALL
                     .iter()
                     .copied()
                     .filter(|f| f.info().domain.contains(dtype) && !unfit.contains(f))
                     .collect();
-                let simple = [Elementwise::Add, Elementwise::Mul, Elementwise::Sub, Elementwise::Maximum, Elementwise::Fma, Elementwise::Neg];
+                let simple = [
+                    Elementwise::Add,
+                    Elementwise::Mul,
+                    Elementwise::Sub,
+                    Elementwise::Maximum,
+                    Elementwise::Fma,
+                    Elementwise::Neg,
+                ];
                 let function = match self.rng.one_in(2) {
                     true => self.rng.pick(&simple),
                     false => self.rng.pick(&functions),
@@ -318,7 +385,14 @@ impl Builder {
                     args.swap(0, 1);
                     args[2] = args[0];
                 }
-                (Instr::Apply { function, dtype, args }, function.result(dtype))
+                (
+                    Instr::Apply {
+                        function,
+                        dtype,
+                        args,
+                    },
+                    function.result(dtype),
+                )
             }
         };
         body.instrs.push(instr);
@@ -328,7 +402,9 @@ impl Builder {
     fn gather(&mut self, sizes: &[u64], body: &mut Body, dtypes: &mut Vec<DType>) {
         let extent = self.rng.below(20);
         let index = self.input(DType::I64);
-        let Buffer::Input(number) = index else { unreachable!() };
+        let Buffer::Input(number) = index else {
+            unreachable!()
+        };
         self.index_inputs.push((number, extent));
         let access = self.access(index, DType::I64, sizes);
         body.loads.push(access);
@@ -390,14 +466,23 @@ impl Builder {
         let stores = self.stores(sizes, &dtypes);
         let first = self.sizes(sizes);
         let rank = sizes.len() as u8;
-        self.plan.steps.push(Step::Map(Map { sizes: first, rank, body, stores }));
+        self.plan.steps.push(Step::Map(Map {
+            sizes: first,
+            rank,
+            body,
+            stores,
+        }));
     }
 
     pub fn reduce(&mut self, sizes: &[u64], outer: usize, from: &[(Buffer, DType)]) {
         let (body, dtypes) = self.body(sizes, None, from);
         let value = dtypes.len() as u32 - 1;
         let dtype = dtypes[value as usize];
-        let kinds: Vec<Reduction> = Reduction::ALL.iter().copied().filter(|k| k.result(dtype).is_some()).collect();
+        let kinds: Vec<Reduction> = Reduction::ALL
+            .iter()
+            .copied()
+            .filter(|k| k.result(dtype).is_some())
+            .collect();
         let kind = self.rng.pick(&kinds);
         let (epilogue, made) = self.body(&sizes[..outer], kind.result(dtype), &[]);
         let stores = self.stores(&sizes[..outer], &made);
@@ -418,12 +503,19 @@ impl Builder {
     fn operand(&mut self, sizes: &[u64], dtype: DType) -> Body {
         let buffer = self.input(dtype);
         let access = self.access(buffer, dtype, sizes);
-        let mut body = Body { loads: vec![access], instrs: vec![Instr::Load(0)] };
+        let mut body = Body {
+            loads: vec![access],
+            instrs: vec![Instr::Load(0)],
+        };
         if self.rng.one_in(2) {
             let slot = self.immediate(dtype);
             body.instrs.push(Instr::Immediate { slot, dtype });
             let args = [ValueId(0), ValueId(1), ValueId(0)];
-            body.instrs.push(Instr::Apply { function: Elementwise::Mul, dtype, args });
+            body.instrs.push(Instr::Apply {
+                function: Elementwise::Mul,
+                dtype,
+                args,
+            });
         }
         body
     }
@@ -434,20 +526,46 @@ impl Builder {
             let target = self.rng.pick(&[4, 9, 30]);
             self.space(rank, target)
         });
-        let dtype = self.rng.pick(&[DType::F32, DType::F32, DType::F64, DType::F16, DType::I32, DType::I8]);
+        let dtype = self.rng.pick(&[
+            DType::F32,
+            DType::F32,
+            DType::F64,
+            DType::F16,
+            DType::I32,
+            DType::I8,
+        ]);
         let a = self.operand(&[&batch[..], &m, &k].concat(), dtype);
         let b = self.operand(&[&batch[..], &n, &k].concat(), dtype);
         let out = [&batch[..], &m, &n].concat();
-        let to = if dtype == DType::I8 { DType::I32 } else { dtype };
+        let to = if dtype == DType::I8 {
+            DType::I32
+        } else {
+            dtype
+        };
         let (epilogue, made) = match self.rng.one_in(3) {
-            true => (Body { loads: vec![], instrs: vec![Instr::Reduced { dtype: to }] }, vec![to]),
+            true => (
+                Body {
+                    loads: vec![],
+                    instrs: vec![Instr::Reduced { dtype: to }],
+                },
+                vec![to],
+            ),
             false => self.body(&out, Some(to), &[]),
         };
         let stores = self.stores(&out, &made);
         let first = self.sizes(&[batch, m, n, k].concat());
         let [batch, m, n, k] = ranks.map(|rank| rank as u8);
         self.plan.steps.push(Step::Contract(Box::new(Contract {
-            sizes: first, batch, m, n, k, dtype, a, b, epilogue, stores,
+            sizes: first,
+            batch,
+            m,
+            n,
+            k,
+            dtype,
+            a,
+            b,
+            epilogue,
+            stores,
         })));
     }
 
@@ -459,7 +577,13 @@ impl Builder {
         // `stores` may have made more outputs than this one; only it is written.
         let first = self.sizes(sizes);
         let kind = self.rng.pick(&[Scan::Sum, Scan::Prod]);
-        self.plan.steps.push(Step::Scan(ScanStep { sizes: first, rank: sizes.len() as u8, kind, from, to }));
+        self.plan.steps.push(Step::Scan(ScanStep {
+            sizes: first,
+            rank: sizes.len() as u8,
+            kind,
+            from,
+            to,
+        }));
     }
 
     pub fn scatter(&mut self) {
@@ -479,11 +603,19 @@ impl Builder {
         self.plan.steps.push(Step::Map(Map {
             sizes,
             rank: all.len() as u8,
-            body: Body { loads: vec![load], instrs: vec![Instr::Load(0)] },
-            stores: vec![Store { value: ValueId(0), access }],
+            body: Body {
+                loads: vec![load],
+                instrs: vec![Instr::Load(0)],
+            },
+            stores: vec![Store {
+                value: ValueId(0),
+                access,
+            }],
         }));
         let index = self.input(DType::I64);
-        let Buffer::Input(number) = index else { unreachable!() };
+        let Buffer::Input(number) = index else {
+            unreachable!()
+        };
         self.index_inputs.push((number, extent));
         let index = self.access(index, DType::I64, &middle);
         let updates = self.input(dtype);
@@ -527,8 +659,16 @@ impl Builder {
         let access = self.plain(temp, dtype, sizes);
         let first = self.sizes(sizes);
         let rank = sizes.len() as u8;
-        let stores = vec![Store { value: ValueId(value), access }];
-        self.plan.steps.push(Step::Map(Map { sizes: first, rank, body, stores }));
+        let stores = vec![Store {
+            value: ValueId(value),
+            access,
+        }];
+        self.plan.steps.push(Step::Map(Map {
+            sizes: first,
+            rank,
+            body,
+            stores,
+        }));
         match self.rng.one_in(2) {
             true => self.map(sizes, &[(temp, dtype)]),
             false => self.reduce(sizes, outer, &[(temp, dtype)]),
