@@ -2,12 +2,22 @@
 #![forbid(unsafe_code)]
 
 pub mod broker;
+pub mod clock;
+pub mod complete;
 pub mod config;
+pub mod dispatch;
+pub mod engine;
 pub mod engine_process;
+pub mod fuse;
+pub mod graph;
+pub mod ingest;
 pub mod limits;
 pub mod link;
 pub mod log;
 pub mod notify;
 pub mod process;
 pub mod sandbox;
+pub mod schedule;
+pub mod session;
+pub mod stats;
 pub mod supervisor;

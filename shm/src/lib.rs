@@ -18,6 +18,7 @@ pub mod record;
 pub mod completion;
 pub mod doorbell;
 pub mod ring;
+pub mod sealed;
 pub mod segment;
 pub mod staging;
 mod sync;

@@ -689,6 +689,52 @@ pub fn output_of(words: &[u64]) -> Option<Handle> {
         .flatten()
 }
 
+/// An elementwise request, read without building a [`Record`]: the commonest request by far.
+#[derive(Clone, Copy, Debug)]
+pub struct ElementwiseRecord<'a> {
+    /// The function.
+    pub function: Elementwise,
+    /// Dtype of immediate operands.
+    pub dtype: DType,
+    /// The result's name.
+    pub out: Handle,
+    /// Wire words of the operands, as many as the function takes.
+    pub operands: &'a [u64],
+    /// Which of them are immediates.
+    pub immediate_mask: u32,
+}
+
+/// The record as an elementwise request without urgency; `None` where it is anything else or anything is wrong with it,
+/// for [`decode`] to say what.
+pub fn elementwise_of(words: &[u64]) -> Option<ElementwiseRecord<'_>> {
+    let &[head, about, counts, ref rest @ ..] = words else {
+        return None;
+    };
+    let function = Elementwise::from_wire((head >> 16) as u16)?;
+    let count = (counts >> 8 & 0xff) as usize;
+    if head >> 8 & FLAG_URGENCY != 0 || count != function.arity() {
+        return None;
+    }
+    Some(ElementwiseRecord {
+        function,
+        dtype: DType::from_wire(counts as u8)?,
+        out: Handle::from_wire(about)?,
+        operands: rest.get(..count)?,
+        immediate_mask: (counts >> 32) as u32,
+    })
+}
+
+/// The attribute words of a record, bounded by its length.
+pub fn attributes_of(words: &[u64]) -> &[u64] {
+    let Some(&counts) = words.get(2) else {
+        return &[];
+    };
+    let from = 3 + (counts >> 8 & 0xff) as usize;
+    words
+        .get(from..from + (counts >> 24 & 0xff) as usize)
+        .unwrap_or(&[])
+}
+
 /// Decodes the private copy of a record.
 pub fn decode(words: &[u64]) -> Result<Record, RecordFault> {
     let &[head, about, counts, ref rest @ ..] = words else {

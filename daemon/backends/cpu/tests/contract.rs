@@ -73,6 +73,17 @@ fn sizes_beyond_one_unit() {
 }
 
 #[test]
+fn many_instances_share_several_operands() {
+    for seed in [8, 9, 10, 11, 20, 21, 22, 23] {
+        for (m, n, k) in [(1, 40, 70), (3, 20, 300), (2, 3, 5), (20, 1, 9)] {
+            let mut case = Case::plain(seed, DType::F32, &[], &[m], &[n], &[k]);
+            case.instances = Some((50, 20));
+            check_case(&case);
+        }
+    }
+}
+
+#[test]
 fn a_constant_is_packed_once_and_forgotten_with_its_buffer() {
     let case = Case::plain(7, DType::F32, &[], &[4], &[64], &[300]);
     let mut runner = Runner::new(&case);

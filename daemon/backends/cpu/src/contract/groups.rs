@@ -5,7 +5,6 @@
 //! of a sum is along k alone. Batch positions over which the lane operand does not change are rows like any other.
 
 use std::collections::HashMap;
-use std::collections::hash_map::Entry;
 use std::sync::Arc;
 
 use tensord_plan::{Access, Body, Buffer, Contract, Params};
@@ -31,6 +30,8 @@ const SMALL_WORK_MAX: usize = 4096;
 const SMALL_ROWS_MAX: usize = 64;
 /// A lane operand that is shared or constant is worth packing from this many elements.
 const SMALL_SHARED_MAX: usize = 128;
+/// So many products are searched one by one before a table is kept of the others.
+const GROUPS_SEARCHED: usize = 8;
 /// Products of elements that make a unit of small products.
 const SMALL_UNIT_WORK: usize = 1 << 16;
 
@@ -356,28 +357,22 @@ fn join(contraction: &mut Contraction<'_>, layout: Layout, swapped: bool, small:
                 && (group.small.is_some()
                     || same_operand(contract, side, &bindings[first.binding], binding))
         };
-        let found = match groups.last() {
-            Some(group) if fits(group) => Some(groups.len() - 1),
-            Some(_) => {
-                let key = (
-                    last_shape,
-                    identity(contract, side, binding, small && shape.small.is_some()),
-                );
-                match by_address.entry(key) {
-                    Entry::Occupied(entry) => Some(*entry.get()).filter(|&g| fits(&groups[g])),
-                    Entry::Vacant(_) => None,
-                }
-            }
-            None => None,
+        let key = || {
+            let small = small && shape.small.is_some();
+            (last_shape, identity(contract, side, binding, small))
         };
+        let near = groups.iter().take(GROUPS_SEARCHED).position(fits);
+        let found = near.or_else(|| {
+            let far = groups.len() > GROUPS_SEARCHED;
+            let index = far.then(|| by_address.get(&key()).copied()).flatten();
+            index.filter(|&group| fits(&groups[group]))
+        });
         let group = match found {
             Some(group) => &mut groups[group],
             None => {
-                let key = (
-                    last_shape,
-                    identity(contract, side, binding, small && shape.small.is_some()),
-                );
-                by_address.insert(key, groups.len());
+                if groups.len() >= GROUPS_SEARCHED {
+                    by_address.insert(key(), groups.len());
+                }
                 let small = shape.small.filter(|_| small);
                 groups.push(Group {
                     members: Vec::new(),

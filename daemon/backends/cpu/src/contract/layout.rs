@@ -4,26 +4,81 @@
 //! another are joined, so that most groups end as a single axis with one stride, which the fast paths look for. Guards that
 //! hold everywhere are dropped too.
 
+use std::ops::{Deref, DerefMut};
+
 use tensord_plan::{Access, Contract, Instr, PaddedAxis, Params, Slot};
 
 /// Axes of one group as one operand sees them.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Default)]
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub(super) struct Dims {
-    axes: Vec<Axis>,
+    axes: Axes,
     /// One list of coefficients for each guard, as long as `axes`.
     guards: Vec<Vec<i64>>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
 struct Axis {
     size: usize,
     stride: i64,
 }
 
+/// Axes, the usual few of them in place: a launch makes nine lists, and must not allocate for each.
+#[derive(Clone, Debug, Default)]
+struct Axes {
+    len: usize,
+    few: [Axis; AXES_IN_PLACE],
+    /// All of them, where they are more.
+    many: Vec<Axis>,
+}
+
+const AXES_IN_PLACE: usize = 4;
+
+impl Axes {
+    fn push(&mut self, axis: Axis) {
+        if self.len < AXES_IN_PLACE {
+            self.few[self.len] = axis;
+        } else {
+            if self.len == AXES_IN_PLACE {
+                self.many.extend(self.few);
+            }
+            self.many.push(axis);
+        }
+        self.len += 1;
+    }
+}
+
+impl Deref for Axes {
+    type Target = [Axis];
+
+    fn deref(&self) -> &[Axis] {
+        match self.len {
+            0..=AXES_IN_PLACE => &self.few[..self.len],
+            _ => &self.many,
+        }
+    }
+}
+
+impl DerefMut for Axes {
+    fn deref_mut(&mut self) -> &mut [Axis] {
+        match self.len {
+            0..=AXES_IN_PLACE => &mut self.few[..self.len],
+            _ => &mut self.many,
+        }
+    }
+}
+
+impl PartialEq for Axes {
+    fn eq(&self, other: &Axes) -> bool {
+        **self == **other
+    }
+}
+
+impl Eq for Axes {}
+
 impl Dims {
     fn new(sizes: &[i64], strides: &[i64], guards: Vec<&[i64]>) -> Dims {
         let mut dims = Dims {
-            axes: Vec::with_capacity(sizes.len()),
+            axes: Axes::default(),
             guards: vec![Vec::new(); guards.len()],
         };
         for (k, (&size, &stride)) in sizes.iter().zip(strides).enumerate() {
@@ -176,7 +231,7 @@ pub(super) struct Bound {
 }
 
 /// An operand that is read as it lies in memory.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct OperandLayout {
     /// In elements.
     pub offset: i64,
@@ -192,7 +247,7 @@ impl OperandLayout {
         OperandLayout {
             offset: self.offset,
             batch: Dims {
-                axes: Vec::new(),
+                axes: Axes::default(),
                 guards: vec![Vec::new(); self.bounds.len()],
             },
             rows: Dims::concat(&self.batch, &self.rows),

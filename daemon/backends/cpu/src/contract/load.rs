@@ -3,6 +3,7 @@
 //! Rows are addresses, positions of k offsets from them, so that rows of different instances, windows and any strides are one
 //! case. Where a guard does not hold the fill value goes in: padding costs nothing but its place in the pack.
 
+use super::kernel::{NR_MAX, Turn};
 use super::number::Storage;
 use super::scratch::Coordinates;
 
@@ -31,14 +32,11 @@ pub(super) struct Guards<'a> {
 }
 
 impl Guards<'_> {
-    /// Do all guards hold for row `row` of `rows` at every of the `ks` positions of k?
-    fn hold(&self, row: usize, rows: usize, ks: usize) -> bool {
-        self.extents.iter().enumerate().all(|(g, &extent)| {
+    /// Do all guards hold for row `row` of `rows` at every position of k?
+    fn hold(&self, row: usize, rows: usize) -> bool {
+        let ranges = self.extents.iter().zip(&self.k.ranges);
+        ranges.enumerate().all(|(g, (&extent, &(low, high)))| {
             let base = self.rows.values[g * rows + row];
-            let k = &self.k.values[g * ks..(g + 1) * ks];
-            let (low, high) = k
-                .iter()
-                .fold((i64::MAX, i64::MIN), |(l, h), &c| (l.min(c), h.max(c)));
             base + low >= 0 && base + high < extent
         })
     }
@@ -68,13 +66,9 @@ impl<S: Storage> Block<'_, S> {
     /// Every element of the block whose guards hold is readable; `to` is writable at `k.len()` places `step` apart.
     unsafe fn row(&self, i: usize, to: *mut S::Compute, step: usize) {
         let (row, ks) = (self.rows[i], self.k.len());
-        if !self.guards.extents.is_empty() && !self.guards.hold(i, self.rows.len(), ks) {
-            let fill = self.fill.widen();
-            for (k, &offset) in self.k.iter().enumerate() {
-                let there = self.guards.holds_at(i, self.rows.len(), k, ks);
-                // SAFETY: read only where the guards hold; place `k` of `to` is writable.
-                unsafe { *to.add(k * step) = if there { read::<S>(row, offset) } else { fill } };
-            }
+        if !self.guards.extents.is_empty() && !self.guards.hold(i, self.rows.len()) {
+            // SAFETY: handed on.
+            unsafe { self.guarded_row(i, to, step) };
             return;
         }
         if self.k_step == Some(1) {
@@ -96,6 +90,30 @@ impl<S: Storage> Block<'_, S> {
         }
     }
 
+    /// Writes row `i`, which meets padding.
+    ///
+    /// # Safety
+    /// As `row`.
+    unsafe fn guarded_row(&self, i: usize, to: *mut S::Compute, step: usize) {
+        let (row, ks) = (self.rows[i], self.k.len());
+        let fill = self.fill.widen();
+        if let [extent] = *self.guards.extents {
+            let base = self.guards.rows.values[i];
+            let places = self.k.iter().zip(&self.guards.k.values);
+            for (k, (&offset, &coordinate)) in places.enumerate() {
+                let there = ((base + coordinate) as u64) < extent as u64;
+                // SAFETY: read only where the guard holds; place `k` of `to` is writable.
+                unsafe { *to.add(k * step) = if there { read::<S>(row, offset) } else { fill } };
+            }
+            return;
+        }
+        for (k, &offset) in self.k.iter().enumerate() {
+            let there = self.guards.holds_at(i, self.rows.len(), k, ks);
+            // SAFETY: as above.
+            unsafe { *to.add(k * step) = if there { read::<S>(row, offset) } else { fill } };
+        }
+    }
+
     /// Writes the rows one behind the other, `stride` elements apart.
     ///
     /// # Safety
@@ -111,7 +129,12 @@ impl<S: Storage> Block<'_, S> {
     ///
     /// # Safety
     /// Every element of the block whose guards hold is readable; `to` is writable for whole panels of the rows.
-    pub(super) unsafe fn panels(&self, to: *mut S::Compute, nr: usize) {
+    pub(super) unsafe fn panels(
+        &self,
+        to: *mut S::Compute,
+        nr: usize,
+        turn: Option<Turn<S::Compute>>,
+    ) {
         let ks = self.k.len();
         let zero = <S::Compute as super::number::Compute>::ZERO;
         for (panel, first) in (0..self.rows.len()).step_by(nr).enumerate() {
@@ -130,11 +153,27 @@ impl<S: Storage> Block<'_, S> {
                 unsafe { self.panel_of_adjacent(first, lanes, to, nr) };
                 continue;
             }
+            if let (true, Some(turn)) = (self.turns(), turn) {
+                let offset = self.k[0] as isize;
+                let rows: [*const S::Compute; NR_MAX] = std::array::from_fn(|lane| {
+                    let row = self.rows[first + lane.min(lanes - 1)];
+                    (row as *const S::Compute).wrapping_offset(offset)
+                });
+                // SAFETY: without guards `ks` adjacent elements are there from each of these, S and S::Compute are one
+                // type, and the panel has room.
+                unsafe { turn(&rows[..lanes], ks, to, nr) };
+                continue;
+            }
             for lane in 0..lanes {
                 // SAFETY: handed on.
                 unsafe { self.row(first + lane, to.add(lane), nr) };
             }
         }
+    }
+
+    /// Rows are adjacent elements, as they stand in a panel's columns.
+    fn turns(&self) -> bool {
+        S::SAME && self.guards.extents.is_empty() && self.k_step == Some(1)
     }
 
     /// A panel whose lanes are adjacent in memory: copied k by k.

@@ -9,7 +9,7 @@ use std::ops::Range;
 
 use super::groups::{Group, ROW_BLOCK, Shape, fill, pack_offset};
 use super::kernel::small::{Small, Steps};
-use super::kernel::{Kernels, PANELS_MAX, ROWS_MAX, Tile};
+use super::kernel::{Kernels, NR_MAX, PANELS_MAX, ROWS_MAX, Tile};
 use super::layout::{Dims, OperandLayout, bare_load};
 use super::load::{Block, Guards};
 use super::number::{Compute, Storage};
@@ -21,8 +21,6 @@ use super::{Bodies, Contraction, Fill, Finish, Isa, K_BLOCK, Side, with_storage}
 pub(super) const IN_PLACE_ROWS_MAX: usize = 12;
 /// Up to this many rows, or lanes, rows are not worth packing if k has a single stride.
 const IN_PLACE_LANES_MAX: usize = 64;
-/// Most lanes of a panel on any processor.
-const NR_MAX: usize = 64;
 
 /// The part of a unit's rows that belongs to one member.
 #[derive(Clone, Copy, Debug)]
@@ -88,7 +86,8 @@ fn unit_fill<S: Storage>(contraction: &Contraction<'_>, group: &Group, side: Sid
 /// The operand that `key` describes, from element 0 at `base`, is readable where its guards hold.
 pub(super) unsafe fn pack_whole<S: Storage>(base: *const u8, key: &Key<'_>, isa: Isa) -> Lines {
     let [batch, lanes, k_count] = key.counts;
-    let nr = <S::Compute as Compute>::kernels(isa).nr;
+    let kernels = <S::Compute as Compute>::kernels(isa);
+    let (nr, turn) = (kernels.nr, kernels.turn);
     let mut lines = Lines::default();
     let to = lines.room::<S::Compute>(batch * lanes.next_multiple_of(nr) * k_count);
     let mut tables = Scratch::default();
@@ -101,13 +100,22 @@ pub(super) unsafe fn pack_whole<S: Storage>(base: *const u8, key: &Key<'_>, isa:
             let mut table = LoadTable {
                 addresses: &mut tables.lane_addresses,
                 offsets: &mut tables.offsets,
+                extents: &mut tables.extents,
                 k_offsets: &mut tables.k_offsets,
                 row_coordinates: &mut tables.row_coordinates,
                 k_coordinates: &mut tables.k_coordinates,
             };
-            let block = table.block::<S>(key.layout, base, position, 0..lanes, &ks, fill);
+            table.along_k(key.layout, &ks);
+            let block = table.block(&Part {
+                layout: key.layout,
+                base,
+                batch: position,
+                rows: 0..lanes,
+                ks: &ks,
+                fill,
+            });
             // SAFETY: the operand is readable as the caller says; the pack has room for every panel of the block.
-            unsafe { block.panels(to.add(at), nr) };
+            unsafe { block.panels(to.add(at), nr, turn) };
         }
     }
     lines
@@ -117,45 +125,60 @@ pub(super) unsafe fn pack_whole<S: Storage>(base: *const u8, key: &Key<'_>, isa:
 struct LoadTable<'t> {
     addresses: &'t mut Vec<usize>,
     offsets: &'t mut Vec<i64>,
+    extents: &'t mut Vec<i64>,
     k_offsets: &'t mut Vec<i64>,
     row_coordinates: &'t mut Coordinates,
     k_coordinates: &'t mut Coordinates,
 }
 
+/// What a [`LoadTable`] is filled with.
+struct Part<'p, S> {
+    layout: &'p OperandLayout,
+    base: *const u8,
+    batch: usize,
+    rows: Range<usize>,
+    ks: &'p Range<usize>,
+    fill: S,
+}
+
 impl LoadTable<'_> {
-    fn block<S: Storage>(
-        &mut self,
-        layout: &OperandLayout,
-        base: *const u8,
-        batch: usize,
-        rows: Range<usize>,
-        ks: &Range<usize>,
-        fill: S,
-    ) -> Block<'_, S> {
-        let base = address::<S>(base, layout.offset + layout.batch.at(batch));
+    /// Fills in what depends on k.
+    fn along_k(&mut self, layout: &OperandLayout, ks: &Range<usize>) {
+        self.k_offsets.clear();
+        layout.k.walk(0, ks.start, ks.len(), self.k_offsets);
+        let Coordinates { values, ranges } = &mut *self.k_coordinates;
+        values.clear();
+        ranges.clear();
+        self.extents.clear();
+        for (g, bound) in layout.bounds.iter().enumerate() {
+            layout.k.walk_guard(g, 0, ks.start, ks.len(), values);
+            let along = values[g * ks.len()..].iter();
+            ranges.push(along.fold((i64::MAX, i64::MIN), |(low, high), &c| {
+                (low.min(c), high.max(c))
+            }));
+            self.extents.push(bound.extent);
+        }
+    }
+
+    /// Fills in what depends on the rows; [`LoadTable::along_k`] was called for this layout and block of k.
+    fn block<S: Storage>(&mut self, part: &Part<'_, S>) -> Block<'_, S> {
+        let Part {
+            layout, batch, ks, ..
+        } = *part;
+        let rows = &part.rows;
+        let base = address::<S>(part.base, layout.offset + layout.batch.at(batch));
         self.addresses.clear();
         self.offsets.clear();
         layout.rows.walk(0, rows.start, rows.len(), self.offsets);
         self.addresses
             .extend(self.offsets.iter().map(|&at| step_address::<S>(base, at)));
-        self.k_offsets.clear();
-        layout.k.walk(0, ks.start, ks.len(), self.k_offsets);
-        self.row_coordinates.values.clear();
-        self.k_coordinates.values.clear();
-        self.offsets.clear();
+        let coordinates = &mut self.row_coordinates.values;
+        coordinates.clear();
         for (g, bound) in layout.bounds.iter().enumerate() {
             let start = bound.offset + layout.batch.guard_at(g, batch);
-            layout.rows.walk_guard(
-                g,
-                start,
-                rows.start,
-                rows.len(),
-                &mut self.row_coordinates.values,
-            );
             layout
-                .k
-                .walk_guard(g, 0, ks.start, ks.len(), &mut self.k_coordinates.values);
-            self.offsets.push(bound.extent);
+                .rows
+                .walk_guard(g, start, rows.start, rows.len(), coordinates);
         }
         Block {
             rows: self.addresses,
@@ -163,11 +186,11 @@ impl LoadTable<'_> {
             k: self.k_offsets,
             k_step: layout.k.step(ks.start, ks.len()),
             guards: Guards {
-                extents: self.offsets,
+                extents: self.extents,
                 rows: self.row_coordinates,
                 k: self.k_coordinates,
             },
-            fill,
+            fill: part.fill,
         }
     }
 }
@@ -459,6 +482,7 @@ impl<S: Storage> Unit<'_, S> {
         let mut table = LoadTable {
             addresses: &mut scratch.lane_addresses,
             offsets: &mut scratch.offsets,
+            extents: &mut scratch.extents,
             k_offsets: &mut scratch.k_offsets,
             row_coordinates: &mut scratch.row_coordinates,
             k_coordinates: &mut scratch.k_coordinates,
@@ -472,9 +496,17 @@ impl<S: Storage> Unit<'_, S> {
             let last = (whole < self.lanes.len()).then(|| {
                 let lanes = self.lanes.start + whole..self.lanes.end;
                 let to = scratch.panels.room(panel);
-                let block = table.block::<S>(layout, base, self.batch, lanes, ks, fill);
+                table.along_k(layout, ks);
+                let block = table.block(&Part {
+                    layout,
+                    base,
+                    batch: self.batch,
+                    rows: lanes,
+                    ks,
+                    fill,
+                });
                 // SAFETY: the operand is readable by the caller's contract; there is room for the one panel.
-                unsafe { block.panels(to, nr) };
+                unsafe { block.panels(to, nr, self.kernels.turn) };
                 to.cast_const()
             });
             return Panels {
@@ -487,9 +519,17 @@ impl<S: Storage> Unit<'_, S> {
         let to = scratch
             .panels
             .room(self.lanes.len().next_multiple_of(nr) * ks.len());
-        let block = table.block::<S>(layout, base, self.batch, self.lanes.clone(), ks, fill);
+        table.along_k(layout, ks);
+        let block = table.block(&Part {
+            layout,
+            base,
+            batch: self.batch,
+            rows: self.lanes.clone(),
+            ks,
+            fill,
+        });
         // SAFETY: the operand is readable by the caller's contract; there is room for whole panels.
-        unsafe { block.panels(to, nr) };
+        unsafe { block.panels(to, nr, self.kernels.turn) };
         Panels {
             at: to,
             step: nr,
@@ -640,6 +680,8 @@ impl<S: Storage> Unit<'_, S> {
             None => scratch.rows.room(rows.len() * stride),
         };
         let side = self.group.row_side();
+        // The shape whose positions of k stand in the tables.
+        let mut tabled = None;
         for index in 0..scratch.segments.len() {
             let segment = scratch.segments[index];
             let start = segment.at.max(rows.start);
@@ -690,12 +732,24 @@ impl<S: Storage> Unit<'_, S> {
             let mut table = LoadTable {
                 addresses: &mut scratch.row_addresses,
                 offsets: &mut scratch.offsets,
-                k_offsets: &mut scratch.k_offsets,
+                extents: &mut scratch.extents,
+            k_offsets: &mut scratch.k_offsets,
                 row_coordinates: &mut scratch.row_coordinates,
                 k_coordinates: &mut scratch.k_coordinates,
             };
             let fill = self.fill(side);
-            let block = table.block::<S>(layout, base, self.batch, in_member, ks, fill);
+            if tabled != Some(self.group.members[segment.member].shape) {
+                table.along_k(layout, ks);
+                tabled = Some(self.group.members[segment.member].shape);
+            }
+            let block = table.block(&Part {
+                layout,
+                base,
+                batch: self.batch,
+                rows: in_member,
+                ks,
+                fill,
+            });
             // SAFETY: the operand is readable by the caller's contract; there is room for the block's rows.
             unsafe { block.rows(at, stride) };
         }

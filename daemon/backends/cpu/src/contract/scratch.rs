@@ -33,6 +33,8 @@ impl Lines {
 #[derive(Default)]
 pub(super) struct Coordinates {
     pub values: Vec<i64>,
+    /// Lowest and highest of each guard, along k.
+    pub ranges: Vec<(i64, i64)>,
 }
 
 /// One thread's working memory. Make one for each thread and keep it.
@@ -54,6 +56,7 @@ pub struct Scratch {
     /// Offsets on their way to addresses.
     pub(super) offsets: Vec<i64>,
     pub(super) k_offsets: Vec<i64>,
+    pub(super) extents: Vec<i64>,
     pub(super) row_coordinates: Coordinates,
     pub(super) k_coordinates: Coordinates,
     pub(super) segments: Vec<super::run::Segment>,

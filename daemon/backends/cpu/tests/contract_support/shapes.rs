@@ -54,6 +54,8 @@ pub struct Case {
     pub groups: [Vec<usize>; 4],
     /// Random strides, windows and padding, instead of row-major operands in some order of axes.
     pub wild: bool,
+    /// So many instances, and so many different `b` among them, instead of a few that depend on the seed.
+    pub instances: Option<(usize, usize)>,
 }
 
 impl Case {
@@ -70,6 +72,7 @@ impl Case {
             dtype,
             groups: [batch, m, n, k].map(<[usize]>::to_vec),
             wild: false,
+            instances: None,
         }
     }
 
@@ -96,6 +99,7 @@ impl Case {
             dtype,
             groups,
             wild: true,
+            instances: None,
         }
     }
 }
@@ -411,7 +415,11 @@ pub fn build(case: &Case, computed: Computed) -> Launch {
         .collect();
     let (plan, params) = plan(&case.groups, case.dtype, [&a, &b, &out], computed);
     let sizes = products(&case.groups);
-    let count = if case.wild { 1 + case.seed % 4 } else { 1 };
+    let count = match case.instances {
+        Some((count, _)) => count,
+        None if case.wild => 1 + case.seed % 4,
+        None => 1,
+    };
     let mut memory = |input: usize| {
         let mut memory = Memory::new(params.input_bytes()[input] as usize);
         let elements = memory.bytes().len() / case.dtype.size();
@@ -424,6 +432,10 @@ pub fn build(case: &Case, computed: Computed) -> Launch {
     let mut instances: Vec<Tensors> = Vec::new();
     for _ in 0..count {
         let (a_memory, b_memory) = match (case.seed / 4 % 3, instances.first()) {
+            _ if case.instances.is_some_and(|(_, b)| instances.len() >= b) => {
+                let b = case.instances.map_or(1, |(_, b)| b);
+                (memory(0), instances[instances.len() % b].b_memory.clone())
+            }
             (0, Some(first)) => (memory(0), first.b_memory.clone()),
             (1, Some(first)) => (first.a_memory.clone(), memory(1)),
             _ => (memory(0), memory(1)),

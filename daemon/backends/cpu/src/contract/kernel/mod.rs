@@ -22,6 +22,9 @@ pub(super) const ROWS_MAX: usize = 8;
 /// Most panels of one kernel.
 pub(super) const PANELS_MAX: usize = 6;
 
+/// Most columns of a panel on any processor.
+pub(super) const NR_MAX: usize = 64;
+
 /// What a kernel is called with.
 pub(super) struct Tile<C> {
     /// Length of the block of k, at least 1.
@@ -51,6 +54,13 @@ pub(super) struct Tile<C> {
 /// the instructions that the kernel was chosen for.
 pub(super) type Kernel<C> = unsafe fn(&Tile<C>);
 
+/// Writes rows as columns: element k of row r to `to[k * nr + r]`. Arguments: rows, length, `to`, `nr`.
+///
+/// # Safety
+/// Each row is readable for `length` elements; `to` is writable where the rows go, and overlaps none. The processor has
+/// the instructions that the function was chosen for.
+pub(super) type Turn<C> = unsafe fn(&[*const C], usize, *mut C, usize);
+
 /// The kernels of one type and instruction set.
 pub(super) struct Kernels<C> {
     /// Columns of a panel.
@@ -59,6 +69,8 @@ pub(super) struct Kernels<C> {
     pub rows: usize,
     /// `table[rows - 1][panels - 1]`; one panel is always there.
     pub table: [[Option<Kernel<C>>; PANELS_MAX]; ROWS_MAX],
+    /// For packing lanes whose k is adjacent, where there is something faster than element by element.
+    pub turn: Option<Turn<C>>,
     /// For products of a few elements.
     pub small: small::SmallKernel<C>,
 }

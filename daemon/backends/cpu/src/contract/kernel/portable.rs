@@ -68,6 +68,7 @@ const fn kernels<C: Compute, const NR: usize>() -> Kernels<C> {
             plain::<C, 3, NR>,
             plain::<C, 4, NR>,
         ]),
+        turn: None,
         small: small::plain::<C>,
     }
 }
@@ -111,6 +112,7 @@ mod wider {
                 avx2::<C, 3, NR>,
                 avx2::<C, 4, NR>,
             ]),
+            turn: None,
             small: small::avx2::<C>,
         }
     }
@@ -125,6 +127,7 @@ mod wider {
                 avx512::<C, 3, NR>,
                 avx512::<C, 4, NR>,
             ]),
+            turn: None,
             small: small::avx512::<C>,
         }
     }

@@ -6,7 +6,7 @@
 
 use std::arch::x86_64::{
     __m256, __m256d, __m512, __m512d, _mm256_add_pd, _mm256_add_ps, _mm256_broadcast_sd,
-    _mm256_broadcast_ss, _mm256_fmadd_pd, _mm256_fmadd_ps, _mm256_loadu_pd, _mm256_loadu_ps,
+    _mm256_broadcast_ss, _mm256_fmadd_pd, _mm256_fmadd_ps, _mm256_loadu_pd, _mm256_loadu_ps, _mm256_permute2f128_ps, _mm256_shuffle_ps, _mm256_unpackhi_ps, _mm256_unpacklo_ps,
     _mm256_setzero_pd, _mm256_setzero_ps, _mm256_storeu_pd, _mm256_storeu_ps, _mm512_add_pd,
     _mm512_add_ps, _mm512_fmadd_pd, _mm512_fmadd_ps, _mm512_loadu_pd, _mm512_loadu_ps,
     _mm512_set1_pd, _mm512_set1_ps, _mm512_setzero_pd, _mm512_setzero_ps, _mm512_storeu_pd,
@@ -116,32 +116,82 @@ microkernel!(
     _mm512_add_pd
 );
 
+/// # Safety
+/// See [`super::Turn`].
+#[target_feature(enable = "avx2")]
+unsafe fn turn_f32(rows: &[*const f32], length: usize, to: *mut f32, nr: usize) {
+    let (lanes, whole) = (rows.len() / 8 * 8, length / 8 * 8);
+    for lane in (0..lanes).step_by(8) {
+        let eight: [*const f32; 8] = std::array::from_fn(|r| rows[lane + r]);
+        for k in (0..whole).step_by(8) {
+            // SAFETY: eight elements from k are there in each row, and eight lanes from each of eight k in `to`.
+            unsafe {
+                let loaded = eight.map(|row| _mm256_loadu_ps(row.add(k)));
+                for (j, turned) in turn_eight(loaded).into_iter().enumerate() {
+                    _mm256_storeu_ps(to.add((k + j) * nr + lane), turned);
+                }
+            }
+        }
+    }
+    for (lane, row) in rows.iter().enumerate() {
+        for k in (if lane < lanes { whole } else { 0 })..length {
+            // SAFETY: an element of the row, and its place.
+            unsafe { *to.add(k * nr + lane) = *row.add(k) };
+        }
+    }
+}
+
+/// Transposes eight vectors: pairs, then quadruples, then halves change places.
+#[target_feature(enable = "avx2")]
+fn turn_eight(rows: [__m256; 8]) -> [__m256; 8] {
+    let pair = |a: usize, b: usize| {
+        (
+            _mm256_unpacklo_ps(rows[a], rows[b]),
+            _mm256_unpackhi_ps(rows[a], rows[b]),
+        )
+    };
+    let four = |(a_low, a_high): (__m256, __m256), (b_low, b_high): (__m256, __m256)| {
+        [
+            _mm256_shuffle_ps::<0x44>(a_low, b_low),
+            _mm256_shuffle_ps::<0xee>(a_low, b_low),
+            _mm256_shuffle_ps::<0x44>(a_high, b_high),
+            _mm256_shuffle_ps::<0xee>(a_high, b_high),
+        ]
+    };
+    let upper = four(pair(0, 1), pair(2, 3));
+    let lower = four(pair(4, 5), pair(6, 7));
+    std::array::from_fn(|k| match k {
+        0..4 => _mm256_permute2f128_ps::<0x20>(upper[k], lower[k]),
+        _ => _mm256_permute2f128_ps::<0x31>(upper[k - 4], lower[k - 4]),
+    })
+}
+
 macro_rules! kernels {
-    ($static:ident, $element:ty, $kernel:ident, $small:ident, $nr:literal, $rows:literal, $($mr:literal x $panels:literal),*) => {
+    ($static:ident, $element:ty, $kernel:ident, $small:ident, $turn:expr, $nr:literal, $rows:literal, $($mr:literal x $panels:literal),*) => {
         pub(super) static $static: Kernels<$element> = {
             let mut table: [[Option<super::Kernel<$element>>; PANELS_MAX]; ROWS_MAX] =
                 [[None; PANELS_MAX]; ROWS_MAX];
             $(table[$mr - 1][$panels - 1] = Some($kernel::<$mr, { 2 * $panels }>);)*
-            Kernels { nr: $nr, rows: $rows, table, small: small::$small::<$element> }
+            Kernels { nr: $nr, rows: $rows, table, turn: $turn, small: small::$small::<$element> }
         };
     };
 }
 
 kernels!(
-    F32_AVX2, f32, f32_avx2, avx2, 16, 6,
+    F32_AVX2, f32, f32_avx2, avx2, Some(turn_f32), 16, 6,
     1 x 1, 1 x 2, 1 x 4, 1 x 6, 2 x 1, 2 x 2, 2 x 3, 3 x 1, 3 x 2, 4 x 1, 5 x 1, 6 x 1
 );
 kernels!(
-    F64_AVX2, f64, f64_avx2, avx2, 8, 6,
+    F64_AVX2, f64, f64_avx2, avx2, None, 8, 6,
     1 x 1, 1 x 2, 1 x 4, 1 x 6, 2 x 1, 2 x 2, 2 x 3, 3 x 1, 3 x 2, 4 x 1, 5 x 1, 6 x 1
 );
 kernels!(
-    F32_AVX512, f32, f32_avx512, avx512, 32, 8,
+    F32_AVX512, f32, f32_avx512, avx512, Some(turn_f32), 32, 8,
     1 x 1, 1 x 2, 1 x 4, 1 x 6, 2 x 1, 2 x 2, 2 x 4, 3 x 1, 3 x 2, 4 x 1, 4 x 2, 5 x 1, 5 x 2,
     6 x 1, 6 x 2, 7 x 1, 8 x 1
 );
 kernels!(
-    F64_AVX512, f64, f64_avx512, avx512, 16, 8,
+    F64_AVX512, f64, f64_avx512, avx512, None, 16, 8,
     1 x 1, 1 x 2, 1 x 4, 1 x 6, 2 x 1, 2 x 2, 2 x 4, 3 x 1, 3 x 2, 4 x 1, 4 x 2, 5 x 1, 5 x 2,
     6 x 1, 6 x 2, 7 x 1, 8 x 1
 );

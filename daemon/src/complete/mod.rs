@@ -1,0 +1,186 @@
+//! Gives every request its one outcome: timelines, failures, charges.
+//!
+//! In: finished launches and refused works. Out: timelines moved on, sleepers woken, device time charged.
+
+use tensord_plan::Completed;
+use tensord_shm::error::Code;
+
+use crate::dispatch::{InFlight, Placed, fail_outputs};
+use crate::engine::Engine;
+use crate::graph::value::Failure;
+use crate::ingest::Queue;
+use crate::schedule::Work;
+use crate::session::Session;
+
+impl Engine {
+    /// Takes in what the backend has finished.
+    pub(crate) fn complete(&mut self) -> bool {
+        let mut done = std::mem::take(&mut self.done);
+        self.device.backend.poll(&mut done);
+        let any = !done.is_empty();
+        for completed in done.drain(..) {
+            self.finish_launch(&completed);
+        }
+        self.done = done;
+        any
+    }
+
+    fn finish_launch(&mut self, completed: &Completed) {
+        let Some(InFlight { works, .. }) = self.device.in_flight.remove(&completed.id) else {
+            return;
+        };
+        if let Some(fault) = &completed.fault {
+            self.device_failed(fault);
+        }
+        self.busy_ns += completed.busy_ns;
+        self.count_launch(&works);
+        // Device time is split by the first cost estimate of each instance, in 1/1024ths so that it adds up.
+        let costs: Vec<u64> = works.iter().map(|placed| cost_of(&placed.work)).collect();
+        let sum: u64 = costs.iter().sum::<u64>().max(1);
+        let mut left = completed.busy_ns;
+        let last = works.len().saturating_sub(1);
+        for (index, (placed, cost)) in works.into_iter().zip(costs).enumerate() {
+            let share = (u128::from(completed.busy_ns) * u128::from(cost) / u128::from(sum)) as u64;
+            let share = if index == last { left } else { share.min(left) };
+            left -= share;
+            self.finish_work(&placed, share);
+        }
+    }
+
+    fn count_launch(&mut self, works: &[Placed]) {
+        let counters = &mut self.counters;
+        counters.launches += 1;
+        counters.instances += works.len() as u64;
+        for placed in works {
+            let operations = u64::from(placed.work.template.plan.operations);
+            counters.ops += operations;
+            counters.ops_fused += if operations > 1 { operations } else { 0 };
+        }
+        if let [first, rest @ ..] = works
+            && !rest.is_empty()
+        {
+            counters.instances_batched += works.len() as u64;
+            counters.cross_session_launches +=
+                u64::from(rest.iter().any(|other| other.session != first.session));
+        }
+    }
+
+    fn finish_work(&mut self, placed: &Placed, share_ns: u64) {
+        let Some(session) = self.sessions[placed.place.0]
+            .as_mut()
+            .filter(|s| s.spec.id == placed.session)
+        else {
+            return;
+        };
+        session.device_ns += share_ns;
+        self.scheduler
+            .turn
+            .charge(session.spec.tenant, session.spec.id, share_ns);
+        let count = placed.work.requests.len() as u64;
+        session.totals.ok += count;
+        self.counters.requests_ok += count;
+        if let Some(queue) = session.queue(placed.place.1) {
+            queue.close(placed.work.first_number);
+            queue.ends.completion.release_errors(count as u32);
+        }
+    }
+
+    /// A work that cannot run: all its requests fail.
+    pub(crate) fn fail_work(&mut self, placed: &Placed, failure: Failure) {
+        fail_outputs(&placed.work, failure);
+        let Some(session) = self.sessions[placed.place.0]
+            .as_mut()
+            .filter(|s| s.spec.id == placed.session)
+        else {
+            return;
+        };
+        let Some(queue) = session
+            .queues
+            .get_mut(placed.place.1)
+            .and_then(Option::as_mut)
+        else {
+            return;
+        };
+        for &(number, site) in &placed.work.requests {
+            queue.fail(number, site, failure);
+        }
+        queue.close(placed.work.first_number);
+        let count = placed.work.requests.len() as u64;
+        session.totals.failed += count;
+        self.counters.requests_failed += count;
+    }
+
+    /// Copies out values that are there, in the order in which they were asked for.
+    pub(crate) fn deliver(&mut self, place: (usize, usize)) -> bool {
+        let Some(session) = &mut self.sessions[place.0] else {
+            return false;
+        };
+        let Session {
+            queues,
+            staging,
+            totals,
+            ..
+        } = session;
+        let Some(queue) = queues.get_mut(place.1).and_then(Option::as_mut) else {
+            return false;
+        };
+        let mut any = false;
+        while let Some(download) = queue.downloads.front() {
+            let failure = download.value.failure();
+            let block = download.value.block();
+            let result = match (failure, block) {
+                (Some(failure), _) => Err(Failure {
+                    code: Code::Poisoned,
+                    ..failure
+                }),
+                (None, Some(block)) if self.device.is_written(&download.value) => {
+                    let map = staging.get(download.to.arena as usize);
+                    let result = map.ok_or(Code::Staging).and_then(|map| {
+                        self.device.download(&block, download.at, map, download.to)
+                    });
+                    result.map_err(|code| Failure {
+                        code,
+                        origin: download.number,
+                        site: download.site,
+                    })
+                }
+                _ => break,
+            };
+            let Some(download) = queue.downloads.pop_front() else {
+                break;
+            };
+            download.value.drop_use();
+            any = true;
+            queue.close(download.number);
+            match result {
+                Ok(()) => {
+                    totals.ok += 1;
+                    self.counters.requests_ok += 1;
+                    queue.ends.completion.release_errors(1);
+                }
+                Err(failure) => {
+                    totals.failed += 1;
+                    self.counters.requests_failed += 1;
+                    queue.fail(download.number, download.site, failure);
+                }
+            }
+        }
+        any
+    }
+
+    /// Moves a queue's timeline and wakes who waits for it.
+    pub(crate) fn publish(queue: &mut Queue) {
+        queue.publish_head();
+        queue.ends.completion.set_timeline(queue.finished());
+        queue
+            .ends
+            .completion
+            .wake_if_asleep(&queue.ends.submission, queue.ends.notice.as_ref());
+    }
+}
+
+/// Bytes and operations weighed alike: good enough to split one launch.
+fn cost_of(work: &Work) -> u64 {
+    let (bytes, flops) = work.template.params.cost();
+    (bytes / 4).saturating_add(flops).max(1)
+}

@@ -1,0 +1,258 @@
+//! Constants: values shared by content inside a tenant, in sealed memory that survives the engine.
+//!
+//! An upload marked constant is copied into sealed memory and can be used at once. A thread of its own hashes it (BLAKE3); when the
+//! hash is known, equal content of the tenant is held once, whoever uploaded it. The hash that a client states is never
+//! believed; it only finds what the engine hashed itself.
+
+use std::collections::HashMap;
+use std::os::fd::OwnedFd;
+use std::rc::{Rc, Weak};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
+
+use tensord_plan::{Backend, SealedMemory};
+use tensord_shm::error::Code;
+use tensord_shm::sealed::SealedMap;
+
+use super::memory::{Block, Memory};
+use crate::engine_process::{ConstantKey, TenantId};
+use crate::graph::value::{State, Value};
+
+/// How long a constant of an earlier epoch waits for its clients to bind it again.
+const RETAINED_NS: u64 = 60_000_000_000;
+
+struct Sealed(SealedMap);
+
+impl SealedMemory for Sealed {
+    fn bytes(&self) -> &[u8] {
+        self.0.bytes()
+    }
+}
+
+struct Held {
+    block: Weak<Block>,
+    bytes: u64,
+}
+
+struct Hashing {
+    value: Weak<Value>,
+    block: Weak<Block>,
+    tenant: TenantId,
+    fd: OwnedFd,
+}
+
+/// The constants of all tenants.
+pub struct Constants {
+    held: HashMap<ConstantKey, Held>,
+    hashing: HashMap<u64, Hashing>,
+    retained: Vec<(Rc<Block>, u64)>,
+    next_ticket: u64,
+    to_hash: Sender<(u64, Arc<Sealed>)>,
+    hashed: Receiver<(u64, [u8; 32])>,
+    sealed: Vec<(ConstantKey, OwnedFd)>,
+    unsealed: Vec<ConstantKey>,
+    /// Bytes that would be held beside those that are, if nothing were shared.
+    pub shared_bytes_saved: u64,
+}
+
+impl Default for Constants {
+    fn default() -> Self {
+        let (to_hash, work) = channel::<(u64, Arc<Sealed>)>();
+        let (done, hashed) = channel();
+        // Without its thread constants are not shared, and nothing else is lost.
+        let spawned = std::thread::Builder::new()
+            .name("hash".into())
+            .spawn(move || {
+                for (ticket, memory) in work {
+                    if done
+                        .send((ticket, *blake3::hash(memory.bytes()).as_bytes()))
+                        .is_err()
+                    {
+                        return;
+                    }
+                }
+            });
+        if let Err(error) = spawned {
+            tracing::warn!(%error, "no thread for hashing constants: equal constants are not shared");
+        }
+        Constants {
+            held: HashMap::new(),
+            hashing: HashMap::new(),
+            retained: Vec::new(),
+            next_ticket: 0,
+            to_hash,
+            hashed,
+            sealed: Vec::new(),
+            unsealed: Vec::new(),
+            shared_bytes_saved: 0,
+        }
+    }
+}
+
+impl Constants {
+    /// Seals the content that `fill` writes and makes it a block.
+    pub fn create(
+        &mut self,
+        (memory, backend): (&mut Memory, &mut dyn Backend),
+        tenant: TenantId,
+        bytes: u64,
+        fill: impl FnOnce(&mut [u8]) -> Result<(), Code>,
+    ) -> Result<(Rc<Block>, PendingConstant), Code> {
+        enum Error {
+            Io,
+            Code(Code),
+        }
+        impl From<std::io::Error> for Error {
+            fn from(_: std::io::Error) -> Self {
+                Error::Io
+            }
+        }
+        let made = SealedMap::create(bytes, |to| fill(to).map_err(Error::Code));
+        let (fd, map) = made.map_err(|error| match error {
+            Error::Io => Code::OutOfMemory,
+            Error::Code(code) => code,
+        })?;
+        let sealed = Arc::new(Sealed(map));
+        let shared: Arc<dyn SealedMemory> = Arc::clone(&sealed) as _;
+        let buffer = backend.adopt(shared).map_err(|_| Code::OutOfMemory)?;
+        let block = memory.adopted(buffer, bytes, tenant);
+        Ok((block, PendingConstant { sealed, fd }))
+    }
+
+    /// Has the content of a new constant hashed; it is shared once that is done.
+    pub fn share(&mut self, value: &Rc<Value>, block: &Rc<Block>, pending: PendingConstant) {
+        self.next_ticket += 1;
+        if self
+            .to_hash
+            .send((self.next_ticket, pending.sealed))
+            .is_ok()
+        {
+            let (value, tenant) = (Rc::downgrade(value), block.tenant);
+            let hashing = Hashing {
+                value,
+                block: Rc::downgrade(block),
+                tenant,
+                fd: pending.fd,
+            };
+            self.hashing.insert(self.next_ticket, hashing);
+        }
+    }
+
+    /// A constant of this content, if the tenant holds one.
+    pub fn find(&mut self, key: &ConstantKey, bytes: u64) -> Option<Rc<Block>> {
+        let held = self.held.get(key).filter(|held| held.bytes == bytes)?;
+        let block = held.block.upgrade()?;
+        Some(block)
+    }
+
+    /// Is hashing under way?
+    pub fn is_busy(&self) -> bool {
+        !self.hashing.is_empty()
+    }
+
+    /// Takes in hashes that are done: equal content becomes one block.
+    pub fn collect(&mut self) -> bool {
+        let mut any = false;
+        while let Ok((ticket, hash)) = self.hashed.try_recv() {
+            let Some(Hashing {
+                value,
+                block,
+                tenant,
+                fd,
+            }) = self.hashing.remove(&ticket)
+            else {
+                continue;
+            };
+            any = true;
+            let Some(block) = block.upgrade() else {
+                continue;
+            };
+            let key = (tenant, hash);
+            let known = self
+                .find(&key, block.bytes)
+                .filter(|known| !Rc::ptr_eq(known, &block));
+            match (known, value.upgrade()) {
+                (Some(known), Some(value)) => {
+                    value.set(State::Ready(known));
+                    self.shared_bytes_saved += block.bytes;
+                }
+                (Some(_), None) => {}
+                (None, _) => {
+                    self.held.insert(
+                        key,
+                        Held {
+                            block: Rc::downgrade(&block),
+                            bytes: block.bytes,
+                        },
+                    );
+                    self.sealed.push((key, fd));
+                }
+            }
+        }
+        any
+    }
+
+    /// Forgets constants that nobody holds. Linear in their number: for idle moments and the ends of sessions.
+    pub fn sweep(&mut self, now_ns: u64) {
+        self.retained.retain(|(_, until)| *until > now_ns);
+        let unsealed = &mut self.unsealed;
+        self.held.retain(|key, held| {
+            let alive = held.block.strong_count() > 0;
+            if !alive {
+                unsealed.push(*key);
+            }
+            alive
+        });
+    }
+
+    /// A constant that an earlier epoch sealed.
+    pub fn restore(
+        &mut self,
+        (memory, backend): (&mut Memory, &mut dyn Backend),
+        key: ConstantKey,
+        fd: &OwnedFd,
+        now_ns: u64,
+    ) -> std::io::Result<()> {
+        use std::os::fd::AsFd;
+        let bytes = SealedMap::size_of(fd.as_fd())?;
+        let map = SealedMap::open(fd.as_fd(), bytes)?;
+        let buffer = backend
+            .adopt(Arc::new(Sealed(map)))
+            .map_err(|fault| std::io::Error::other(fault.to_string()))?;
+        let block = memory.adopted(buffer, bytes, key.0);
+        self.held.insert(
+            key,
+            Held {
+                block: Rc::downgrade(&block),
+                bytes,
+            },
+        );
+        self.retained.push((block, now_ns + RETAINED_NS));
+        Ok(())
+    }
+
+    /// Newly sealed constants, for the next epoch.
+    pub fn take_sealed(&mut self) -> Vec<(ConstantKey, OwnedFd)> {
+        std::mem::take(&mut self.sealed)
+    }
+
+    /// Constants that nobody holds any more.
+    pub fn take_unsealed(&mut self) -> Vec<ConstantKey> {
+        std::mem::take(&mut self.unsealed)
+    }
+
+    /// Bytes of constants held, each once.
+    pub fn bytes(&self) -> u64 {
+        self.held
+            .values()
+            .filter(|held| held.block.strong_count() > 0)
+            .map(|held| held.bytes)
+            .sum()
+    }
+}
+
+/// Sealed content that has not been hashed.
+pub struct PendingConstant {
+    sealed: Arc<Sealed>,
+    fd: OwnedFd,
+}

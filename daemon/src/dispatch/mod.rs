@@ -1,0 +1,191 @@
+//! Places results in memory and hands launches to the backend.
+//!
+//! In: works of equal plans that the scheduler grouped. Out: one launch, with a row for each work. An operand whose last use this
+//! is gives its memory to the result where the plan allows it.
+
+pub mod constants;
+pub mod memory;
+pub mod transfer;
+
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use tensord_plan::{Backend, DeviceFault, Instance, Launch, LaunchId};
+use tensord_shm::error::Code;
+
+use crate::engine_process::SessionId;
+use crate::graph::value::{Failure, State, Value};
+use crate::schedule::Work;
+use constants::Constants;
+use memory::{Block, Memory};
+use transfer::Owner;
+
+/// A device with its memory.
+pub struct Device {
+    /// How it is talked to.
+    pub backend: Box<dyn Backend>,
+    /// Its memory.
+    pub memory: Memory,
+    /// The constants in it.
+    pub constants: Constants,
+    /// Launches that are not finished.
+    pub in_flight: HashMap<LaunchId, InFlight>,
+    last_launch: u64,
+}
+
+/// A work that is part of a launch.
+pub struct Placed {
+    /// Whose it is.
+    pub session: SessionId,
+    /// Index of the session and number of the queue.
+    pub place: (usize, usize),
+    /// The work.
+    pub work: Work,
+}
+
+/// A launch under way, and everything that has to stay until it is over.
+pub struct InFlight {
+    /// Its instances.
+    pub works: Vec<Placed>,
+    /// Memory that it reads or writes.
+    _keep: Vec<Rc<Block>>,
+}
+
+impl Device {
+    /// A device with nothing in it.
+    pub fn new(backend: Box<dyn Backend>) -> Device {
+        Device {
+            backend,
+            memory: Memory::default(),
+            constants: Constants::default(),
+            in_flight: HashMap::new(),
+            last_launch: 0,
+        }
+    }
+
+    /// Can host memory be filled from this value now?
+    pub fn is_written(&self, value: &Value) -> bool {
+        !self.in_flight.contains_key(&LaunchId(value.launch.get()))
+    }
+
+    /// Launches works of one plan together. Gives back those that could not run, with the reason.
+    pub fn launch<'a>(
+        &mut self,
+        works: Vec<Placed>,
+        owner: impl Fn(&Placed) -> Owner<'a>,
+    ) -> Result<Vec<(Placed, Code)>, DeviceFault> {
+        self.last_launch += 1;
+        let id = LaunchId(self.last_launch);
+        let mut refused = Vec::new();
+        let mut placed = Vec::with_capacity(works.len());
+        let mut instances = Vec::with_capacity(works.len());
+        let mut keep = Vec::new();
+        for work in works {
+            match self.instance(&work.work, owner(&work), &mut keep) {
+                Ok(instance) => {
+                    instances.push(instance);
+                    placed.push(work);
+                }
+                Err(code) => refused.push((work, code)),
+            }
+        }
+        let Some(first) = placed.first() else {
+            return Ok(refused);
+        };
+        let plan = Arc::clone(&first.work.template.plan);
+        for work in &placed {
+            for output in &work.work.outputs {
+                output.launch.set(id.0);
+            }
+        }
+        let launched = self.backend.launch(Launch {
+            id,
+            plan,
+            instances,
+        });
+        match launched {
+            Ok(()) => drop(self.in_flight.insert(
+                id,
+                InFlight {
+                    works: placed,
+                    _keep: keep,
+                },
+            )),
+            Err(DeviceFault::Fatal(text)) => return Err(DeviceFault::Fatal(text)),
+            Err(fault) => {
+                tracing::error!(%fault, "the backend refused a launch");
+                let code = match fault {
+                    DeviceFault::OutOfMemory { .. } => Code::OutOfMemory,
+                    _ => Code::Internal,
+                };
+                refused.extend(placed.into_iter().map(|work| (work, code)));
+            }
+        }
+        Ok(refused)
+    }
+
+    fn instance(
+        &mut self,
+        work: &Work,
+        owner: Owner<'_>,
+        keep: &mut Vec<Rc<Block>>,
+    ) -> Result<Instance, Code> {
+        let plan = &work.template.plan;
+        // The operands' last uses end here: only now can it be told who may give its memory away.
+        for value in &work.inputs {
+            value.drop_use();
+        }
+        let blocks: Option<Vec<Rc<Block>>> =
+            work.inputs.iter().map(|value| value.block()).collect();
+        let blocks = blocks.ok_or(Code::Internal)?;
+        let inputs = work
+            .inputs
+            .iter()
+            .zip(&blocks)
+            .map(|(value, block)| block.operand(value.constant.get()))
+            .collect();
+        let mut outputs = Vec::with_capacity(work.outputs.len());
+        for (index, &bytes) in work.template.params.output_bytes().iter().enumerate() {
+            let donor = plan
+                .donations
+                .iter()
+                .find(|donation| donation.1 as usize == index)
+                .map(|donation| donation.0 as usize);
+            let given = donor
+                .filter(|&input| may_donate(&work.inputs[input], &blocks[input], bytes, owner));
+            let block = match given {
+                Some(input) => Rc::clone(&blocks[input]),
+                None => self.memory.alloc(&mut *self.backend, owner, bytes)?,
+            };
+            outputs.push(block);
+        }
+        for (value, block) in work.outputs.iter().zip(&outputs) {
+            value.set(State::Ready(Rc::clone(block)));
+        }
+        let instance = Instance {
+            params: Arc::clone(&work.template.params),
+            immediates: work.immediates.clone(),
+            inputs,
+            outputs: outputs.iter().map(|block| block.operand(false)).collect(),
+        };
+        keep.extend(blocks);
+        keep.extend(outputs);
+        Ok(instance)
+    }
+}
+
+/// Nobody else will read the value, and its memory fits: `blocks` holds one reference and the value the other.
+fn may_donate(value: &Rc<Value>, block: &Rc<Block>, bytes: u64, owner: Owner<'_>) -> bool {
+    let last_use =
+        value.handles.get() == 0 && value.uses.get() == 0 && Rc::strong_count(block) == 2;
+    let fits = block.bytes >= bytes && block.bytes / 2 <= bytes.max(64);
+    last_use && fits && !block.is_adopted() && block.tenant == owner.0
+}
+
+/// The results of a work that will not run.
+pub fn fail_outputs(work: &Work, failure: Failure) {
+    for value in &work.outputs {
+        value.set(State::Failed(failure));
+    }
+}

@@ -1,0 +1,530 @@
+//! READ FIRST. The engine: owns one device and does all tensor work, one turn at a time.
+//!
+//! [`Engine::tick`] is the whole story: take records out of rings (`ingest`), turn them into values and a window of
+//! operations (`graph`), make plans of what is wanted now (`fuse`), choose what runs together (`schedule`), hand it to the device
+//! (`dispatch`), and give each request its outcome (`complete`). The engine reaches the world only through rings, a
+//! [`Backend`] and a [`Clock`]: the same input gives the same schedule.
+//!
+//! # When work is wanted
+//! A client waits for it, a download needs it, its queue has been quiet for `quiet_us`, or [`LAUNCH_WORTH`] operations have
+//! gathered ([`Engine::wanted`]).
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use tensord_plan::{Backend, Completed, DeviceFault};
+use tensord_shm::error::Code;
+use tensord_shm::ring::{RecordBuf, RingFault};
+use tensord_shm::staging::StagingMap;
+
+use crate::clock::Clock;
+use crate::dispatch::{Device, Placed};
+use crate::engine_process::{
+    Progress, QueueEnds, Refusal, SessionFault, SessionId, SessionSpec, SessionTotals, TenantId,
+};
+use crate::fuse::PlanCache;
+use crate::graph::value::Failure;
+use crate::ingest::{Queue, RECORDS_PER_TURN, Taken, fault_code};
+use crate::schedule::{Candidate, Decision, Scheduler, Work};
+use crate::session::Session;
+use crate::stats::Counters;
+
+mod accept;
+mod core;
+
+pub use self::core::make;
+
+/// Operations that are worth a launch even if nobody waits for them.
+pub const LAUNCH_WORTH: usize = 256;
+/// Most operations of one plan.
+const WINDOW_MAX: usize = 512;
+/// Launches under way at once: behind them ready work gathers into batches.
+const LAUNCHES_MAX: usize = 2;
+/// A queue without news for this long is no longer polled; its client rings.
+const POLL_NS: u64 = 2_000_000;
+
+/// What an engine is told of the world.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    /// This start of the engine.
+    pub epoch: u32,
+    /// A queue that was silent this long has nothing more to add.
+    pub quiet_ns: u64,
+    /// Ready work is never held longer than this for partners.
+    pub hold_ns: u64,
+}
+
+/// The engine.
+pub struct Engine {
+    pub(crate) clock: Box<dyn Clock>,
+    pub(crate) settings: Settings,
+    pub(crate) device: Device,
+    pub(crate) plans: PlanCache,
+    pub(crate) scheduler: Scheduler,
+    pub(crate) sessions: Vec<Option<Session>>,
+    pub(crate) index: HashMap<SessionId, usize>,
+    pub(crate) tenants: HashMap<TenantId, u32>,
+    /// Queues that are polled.
+    pub(crate) active: Vec<(usize, usize)>,
+    pub(crate) counters: Counters,
+    pub(crate) busy_ns: u64,
+    pub(crate) draining: bool,
+    pub(crate) faults: Vec<SessionFault>,
+    pub(crate) done: Vec<Completed>,
+    pub(crate) record: Box<RecordBuf>,
+    next_cut: u64,
+    held_until_ns: Option<u64>,
+}
+
+impl Engine {
+    /// An engine without sessions.
+    pub fn new(backend: Box<dyn Backend>, clock: Box<dyn Clock>, settings: Settings) -> Engine {
+        let mut scheduler = Scheduler::default();
+        scheduler.hold.hold_ns_max = settings.hold_ns;
+        Engine {
+            clock,
+            settings,
+            device: Device::new(backend),
+            plans: PlanCache::default(),
+            scheduler,
+            sessions: Vec::new(),
+            index: HashMap::new(),
+            tenants: HashMap::new(),
+            active: Vec::new(),
+            counters: Counters::default(),
+            busy_ns: 0,
+            draining: false,
+            faults: Vec::new(),
+            done: Vec::new(),
+            record: Box::new(RecordBuf::new()),
+            next_cut: 1,
+            held_until_ns: None,
+        }
+    }
+
+    /// One turn. Each stage does a bounded amount of work.
+    pub fn turn(&mut self) -> Progress {
+        let mut busy = self.complete();
+        for k in 0..self.active.len() {
+            busy |= self.ingest(self.active[k]);
+        }
+        busy |= self.device.constants.collect();
+        for k in 0..self.active.len() {
+            busy |= self.plan(self.active[k]);
+        }
+        busy |= self.dispatch();
+        busy |= self.complete();
+        for k in 0..self.active.len() {
+            let place = self.active[k];
+            busy |= self.deliver(place);
+            if let Some(queue) = self.queue(place) {
+                Engine::publish(queue);
+            }
+        }
+        if !busy {
+            self.rest();
+        }
+        if busy { Progress::Busy } else { Progress::Idle }
+    }
+
+    pub(crate) fn queue(&mut self, (session, queue): (usize, usize)) -> Option<&mut Queue> {
+        self.sessions.get_mut(session)?.as_mut()?.queue(queue)
+    }
+
+    // ------------------------------------------------------------------ ingest
+
+    /// Takes a bounded number of records from one queue.
+    fn ingest(&mut self, place: (usize, usize)) -> bool {
+        let now_ns = self.clock.now_ns();
+        if !self.may_take(place, now_ns) {
+            return false;
+        }
+        let mut record = std::mem::take(&mut self.record);
+        let mut taken = 0;
+        while taken < RECORDS_PER_TURN {
+            let Some(queue) = self.queue(place) else {
+                break;
+            };
+            if queue.waiting.is_some() {
+                break;
+            }
+            match queue.take(&mut record) {
+                Taken::Record => {
+                    taken += 1;
+                    self.accept(place, record.words(), now_ns);
+                }
+                Taken::Nothing => break,
+                Taken::Broken(fault) => {
+                    self.freeze(place, &fault);
+                    break;
+                }
+            }
+        }
+        self.record = record;
+        if taken > 0
+            && let Some(queue) = self.queue(place)
+        {
+            queue.news_ns = now_ns;
+        }
+        taken > 0
+    }
+
+    fn may_take(&mut self, place: (usize, usize), now_ns: u64) -> bool {
+        if !self.cross_wait_is_over(place, now_ns) {
+            return false;
+        }
+        let Some(queue) = self.queue(place) else {
+            return false;
+        };
+        if queue.frozen {
+            return false;
+        }
+        queue.starved = false;
+        match queue.refresh() {
+            Ok(news) => news,
+            Err(fault) => {
+                self.freeze(place, &fault);
+                false
+            }
+        }
+    }
+
+    /// Has the queue stopped waiting for another one?
+    fn cross_wait_is_over(&mut self, place: (usize, usize), now_ns: u64) -> bool {
+        let Some(wait) = self.queue(place).and_then(|queue| queue.waiting) else {
+            return true;
+        };
+        let other = (place.0, wait.queue as usize);
+        let passed = self.queue(other).is_some_and(|other| {
+            // Who waits for a value demands it.
+            other.demand = other.demand.max(wait.value);
+            other.finished() >= wait.value
+        });
+        if !passed && now_ns < wait.until_ns {
+            return false;
+        }
+        let failure = Failure {
+            code: Code::WaitTimeout,
+            origin: wait.number,
+            site: wait.site,
+        };
+        if let Some(queue) = self.queue(place) {
+            queue.waiting = None;
+            queue.close(wait.number);
+        }
+        self.settle(
+            place,
+            wait.number,
+            wait.site,
+            if passed { Ok(()) } else { Err(failure) },
+        );
+        true
+    }
+
+    /// A broken ring: it freezes, its session ends, nobody else notices.
+    fn freeze(&mut self, place: (usize, usize), fault: &RingFault) {
+        self.freeze_with(place, fault_code(fault), fault.to_string());
+    }
+
+    fn freeze_with(&mut self, place: (usize, usize), code: Code, text: String) {
+        let Some(session) = self.sessions.get_mut(place.0).and_then(Option::as_mut) else {
+            return;
+        };
+        let id = session.spec.id;
+        let Some(queue) = session.queue(place.1) else {
+            return;
+        };
+        queue.frozen = true;
+        queue
+            .ends
+            .completion
+            .latch_fault(code as u32, queue.ends.notice.as_ref());
+        self.faults.push(SessionFault {
+            session: id,
+            code,
+            text,
+        });
+    }
+
+    // ------------------------------------------------------------------ fuse
+
+    /// The timeline value up to which a queue's window is wanted now; 0 if nothing is.
+    fn wanted(queue: &mut Queue, now_ns: u64, quiet_ns: u64, draining: bool) -> u64 {
+        let demanded = queue.ends.consumer.demanded();
+        let Some(first) = queue.window.first_number() else {
+            return 0;
+        };
+        let all = queue.window.len() >= LAUNCH_WORTH
+            || queue.starved
+            || draining
+            || now_ns.saturating_sub(queue.news_ns) >= quiet_ns;
+        match queue.demand.max(demanded) {
+            _ if all => u64::MAX,
+            demand if demand >= first => demand,
+            _ => 0,
+        }
+    }
+
+    /// Makes work of what is wanted of one queue's window.
+    fn plan(&mut self, place: (usize, usize)) -> bool {
+        let now_ns = self.clock.now_ns();
+        let (quiet_ns, draining) = (self.settings.quiet_ns, self.draining);
+        let Some(session) = self.sessions.get_mut(place.0).and_then(Option::as_mut) else {
+            return false;
+        };
+        let most = if session.spec.fuse { WINDOW_MAX } else { 1 };
+        let Some(queue) = session.queues.get_mut(place.1).and_then(Option::as_mut) else {
+            return false;
+        };
+        let wanted = Engine::wanted(queue, now_ns, quiet_ns, draining);
+        if wanted == 0 {
+            return false;
+        }
+        while queue
+            .window
+            .first_number()
+            .is_some_and(|first| first <= wanted)
+        {
+            self.next_cut += 1;
+            let cut = queue.window.cut(wanted, most, self.next_cut);
+            for failed in &cut.failed {
+                queue.fail(failed.number, failed.site, failed.failure);
+                match failed.failure.code {
+                    Code::Cancelled => {
+                        session.totals.cancelled += 1;
+                        self.counters.requests_cancelled += 1;
+                    }
+                    _ => {
+                        session.totals.failed += 1;
+                        self.counters.requests_failed += 1;
+                    }
+                }
+            }
+            if cut.len() == 0 {
+                continue;
+            }
+            match self.plans.find(cut.key(), || cut.segment()) {
+                Ok(template) => {
+                    let inputs: Vec<_> = template
+                        .inputs
+                        .iter()
+                        .map(|&e| cut.externals()[e as usize].clone())
+                        .collect();
+                    inputs.iter().for_each(|value| value.add_use());
+                    let work = Work {
+                        immediates: cut.immediates(&template),
+                        outputs: template
+                            .outputs
+                            .iter()
+                            .map(|&n| cut.nodes()[n as usize].value.clone())
+                            .collect(),
+                        first_number: cut.nodes()[0].number,
+                        requests: cut
+                            .nodes()
+                            .iter()
+                            .filter(|node| node.counts)
+                            .map(|node| (node.number, node.site))
+                            .collect(),
+                        inputs,
+                        template,
+                        ready_ns: now_ns,
+                    };
+                    queue.hold_open(work.first_number);
+                    queue.works.push_back(work);
+                }
+                Err(error) => {
+                    // The fuser broke its own rule. The requests get their outcome; the daemon goes on.
+                    tracing::error!(%error, "a plan does not fit its window");
+                    for node in cut.nodes().iter().filter(|node| node.counts) {
+                        let failure = Failure {
+                            code: Code::Internal,
+                            origin: node.number,
+                            site: node.site,
+                        };
+                        node.value.set(crate::graph::value::State::Failed(failure));
+                        queue.fail(node.number, node.site, failure);
+                    }
+                    let count = cut.nodes().iter().filter(|node| node.counts).count() as u64;
+                    session.totals.failed += count;
+                    self.counters.requests_failed += count;
+                }
+            }
+        }
+        true
+    }
+
+    // ------------------------------------------------------------------ schedule and dispatch
+
+    /// Launches ready work while the device has room.
+    fn dispatch(&mut self) -> bool {
+        self.held_until_ns = None;
+        let mut any = false;
+        while self.device.in_flight.len() < LAUNCHES_MAX {
+            let now_ns = self.clock.now_ns();
+            let candidates = self.candidates(&mut any);
+            if candidates.is_empty() {
+                break;
+            }
+            match self.scheduler.decide(&candidates, now_ns) {
+                Decision::Hold { until_ns } => {
+                    self.held_until_ns = Some(until_ns);
+                    break;
+                }
+                Decision::Launch(group) => {
+                    self.launch(&candidates, &group, now_ns);
+                    self.complete();
+                    any = true;
+                }
+            }
+        }
+        any
+    }
+
+    /// The heads of all queues' work that can run; heads whose operands failed are failed here.
+    fn candidates(&mut self, any: &mut bool) -> Vec<Candidate> {
+        let mut candidates = Vec::new();
+        for k in 0..self.active.len() {
+            let place = self.active[k];
+            while let Some(failure) = self.head_failure(place) {
+                let Some(placed) = self.take_head(place) else {
+                    break;
+                };
+                placed.work.inputs.iter().for_each(|value| value.drop_use());
+                self.fail_work(&placed, failure);
+                *any = true;
+            }
+            let Some(session) = self.sessions[place.0].as_mut() else {
+                continue;
+            };
+            let (tenant, id, batch) = (session.spec.tenant, session.spec.id, session.spec.batch);
+            let Some(work) = session.queue(place.1).and_then(|queue| queue.works.front()) else {
+                continue;
+            };
+            let waits: Vec<u32> = work
+                .inputs
+                .iter()
+                .filter(|value| value.is_waiting())
+                .map(|value| value.queue.get())
+                .collect();
+            if waits.is_empty() {
+                let plan = work.template.plan.clone();
+                candidates.push(Candidate {
+                    tenant,
+                    session: id,
+                    place,
+                    plan,
+                    ready_ns: work.ready_ns,
+                    batch,
+                });
+            }
+            for other in waits {
+                // Made by another queue of the session, which nobody else may be waiting for.
+                if let Some(other) = session.queue(other as usize) {
+                    other.demand = other.demand.max(other.accepted);
+                }
+            }
+        }
+        candidates
+    }
+
+    fn head_failure(&mut self, place: (usize, usize)) -> Option<Failure> {
+        let work = self.queue(place)?.works.front()?;
+        let failure = work.inputs.iter().find_map(|value| value.failure())?;
+        Some(Failure {
+            code: Code::Poisoned,
+            ..failure
+        })
+    }
+
+    fn take_head(&mut self, place: (usize, usize)) -> Option<Placed> {
+        let session = self.sessions.get_mut(place.0)?.as_mut()?;
+        let id = session.spec.id;
+        let work = session.queue(place.1)?.works.pop_front()?;
+        Some(Placed {
+            session: id,
+            place,
+            work,
+        })
+    }
+
+    fn launch(&mut self, candidates: &[Candidate], group: &[usize], now_ns: u64) {
+        self.scheduler.turn.served(&candidates[group[0]]);
+        self.scheduler.hold.launched(candidates, group, now_ns);
+        let works: Vec<Placed> = group
+            .iter()
+            .filter_map(|&k| self.take_head(candidates[k].place))
+            .collect();
+        for placed in &works {
+            if let Some(session) = self.sessions[placed.place.0].as_mut() {
+                session.wait_ns += now_ns.saturating_sub(placed.work.ready_ns);
+            }
+        }
+        let sessions = &self.sessions;
+        let launched = self.device.launch(works, |placed| {
+            let session = sessions[placed.place.0]
+                .as_ref()
+                .expect("the head of a live session's queue");
+            (session.spec.tenant, &session.account)
+        });
+        match launched {
+            Ok(refused) => {
+                for (placed, code) in refused {
+                    let (origin, site) = placed.work.requests.first().copied().unwrap_or_default();
+                    self.fail_work(&placed, Failure { code, origin, site });
+                }
+            }
+            Err(fault) => self.device_failed(&fault),
+        }
+    }
+
+    /// The device is lost, and with it everything on it: the process ends and the next epoch begins.
+    pub(crate) fn device_failed(&self, fault: &DeviceFault) {
+        tracing::error!(%fault, "the device failed; the engine ends");
+        std::process::exit(70);
+    }
+
+    // ------------------------------------------------------------------ rest
+
+    /// Nothing to do: queues without news are no longer polled.
+    fn rest(&mut self) {
+        let now_ns = self.clock.now_ns();
+        let mut k = 0;
+        while k < self.active.len() {
+            let place = self.active[k];
+            let parked = match self.queue(place) {
+                None => true,
+                Some(queue) => {
+                    let idle = queue.is_quiet() && now_ns.saturating_sub(queue.news_ns) > POLL_NS;
+                    let parked =
+                        idle && (queue.frozen || queue.ends.completion.park(&queue.ends.consumer));
+                    queue.active = !parked;
+                    parked
+                }
+            };
+            if parked {
+                self.active.swap_remove(k);
+            } else {
+                k += 1;
+            }
+        }
+    }
+
+    /// Until when the engine has nothing to do but wait.
+    fn deadline(&self) -> Option<Duration> {
+        if !self.device.in_flight.is_empty() || self.device.constants.is_busy() {
+            return Some(Duration::ZERO);
+        }
+        let now_ns = self.clock.now_ns();
+        let queues = self
+            .active
+            .iter()
+            .filter_map(|&(s, q)| self.sessions[s].as_ref()?.queues.get(q)?.as_ref());
+        let quiet = queues.filter_map(|queue| {
+            let quiet = (queue.window.len() > 0).then(|| queue.news_ns + self.settings.quiet_ns);
+            let waiting = queue.waiting.map(|wait| wait.until_ns);
+            quiet.into_iter().chain(waiting).min()
+        });
+        let next = quiet.chain(self.held_until_ns).min()?;
+        Some(Duration::from_nanos(next.saturating_sub(now_ns)))
+    }
+}

@@ -1,0 +1,306 @@
+//! The engine as its process sees it.
+
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+use serde_json::json;
+use tensord_cpu::{CpuBackend, CpuConfig, Isa};
+use tensord_shm::completion::parking_fence;
+use tensord_shm::control::Class;
+use tensord_shm::error::Code;
+
+use super::{
+    Engine, QueueEnds, Settings, Refusal, Session, SessionFault, SessionId, SessionSpec, SessionTotals,
+    StagingMap,
+};
+use crate::clock::Monotonic;
+use crate::config::Config;
+use crate::engine_process::{ConstantKey, EngineCore, EngineStart, Progress};
+use crate::ingest::Queue;
+
+/// Makes the engine that a process was started for.
+pub fn make(start: &EngineStart) -> Result<Box<dyn EngineCore>, String> {
+    let settings = &start.config.engine;
+    let isa = match settings.simd.as_str() {
+        "auto" => None,
+        name => Some(name.parse::<Isa>().map_err(|error| error.to_string())?),
+    };
+    let memory_bytes = match settings.device_bytes {
+        0 => three_quarters_of_memory(),
+        bytes => bytes,
+    };
+    let config = CpuConfig { isa, threads: settings.threads as usize, memory_bytes, ..CpuConfig::default() };
+    let backend = CpuBackend::new(config).map_err(|error| error.to_string())?;
+    let settings = Settings {
+        epoch: start.epoch,
+        quiet_ns: u64::from(settings.quiet_us) * 1000,
+        hold_ns: u64::from(settings.hold_us) * 1000,
+    };
+    Ok(Box::new(Engine::new(Box::new(backend), Box::new(Monotonic::default()), settings)))
+}
+
+fn three_quarters_of_memory() -> u64 {
+    // Without an answer: as much as any machine has that this runs on.
+    let fallback = 4 << 30;
+    nix::sys::sysinfo::sysinfo().map_or(fallback, |info| info.ram_total() / 4 * 3)
+}
+
+impl Engine {
+    fn unknown(session: SessionId) -> Refusal {
+        Refusal {
+            code: Code::Internal,
+            text: format!("session {} is not attached", session.0),
+        }
+    }
+
+    fn session(&mut self, id: SessionId) -> Result<&mut Session, Refusal> {
+        let index = self.index.get(&id).copied();
+        index
+            .and_then(|index| self.sessions[index].as_mut())
+            .ok_or_else(|| Engine::unknown(id))
+    }
+
+    /// The engine's counters, those that live elsewhere filled in.
+    pub fn counters(&self) -> crate::stats::Counters {
+        let backend = self.device.backend.stats();
+        let mut counters = self.counters;
+        counters.plan_hits = self.plans.hits;
+        counters.plan_misses = self.plans.misses;
+        counters.plans = self.plans.plan_count() as u64;
+        counters.compiles = backend.compiles;
+        counters.packed_bytes = backend.packed_bytes;
+        counters.scratch_bytes_max = backend.scratch_bytes_max;
+        counters.device_bytes = self.device.memory.bytes;
+        counters.device_bytes_max = self.device.memory.bytes_max;
+        counters.constant_bytes = self.device.constants.bytes();
+        counters.shared_bytes_saved = self.device.constants.shared_bytes_saved;
+        counters
+    }
+}
+
+impl EngineCore for Engine {
+    fn attach(&mut self, spec: SessionSpec) -> Result<(), Refusal> {
+        let id = spec.id;
+        *self.tenants.entry(spec.tenant).or_default() += 1;
+        let session = Session::new(spec);
+        let index = self
+            .sessions
+            .iter()
+            .position(Option::is_none)
+            .unwrap_or_else(|| {
+                self.sessions.push(None);
+                self.sessions.len() - 1
+            });
+        self.sessions[index] = Some(session);
+        self.index.insert(id, index);
+        Ok(())
+    }
+
+    fn add_queue(&mut self, session: SessionId, queue: QueueEnds) -> Result<(), Refusal> {
+        let now_ns = self.clock.now_ns();
+        let index = self
+            .index
+            .get(&session)
+            .copied()
+            .ok_or_else(|| Engine::unknown(session))?;
+        let session = self.session(session)?;
+        let number = queue.id as usize;
+        if number >= session.spec.limits.queues as usize {
+            let text = format!(
+                "queue {number} is beyond the limit of {} queues",
+                session.spec.limits.queues
+            );
+            return Err(Refusal {
+                code: Code::Limit,
+                text,
+            });
+        }
+        if session.queues.len() <= number {
+            session.queues.resize_with(number + 1, || None);
+        }
+        session.queues[number] = Some(Queue::new(queue, now_ns));
+        self.active.retain(|place| *place != (index, number));
+        self.active.push((index, number));
+        Ok(())
+    }
+
+    fn add_staging(&mut self, session: SessionId, map: StagingMap) -> Result<u32, Refusal> {
+        let session = self.session(session)?;
+        session.staging.push(map);
+        Ok(session.staging.len() as u32 - 1)
+    }
+
+    fn detach(&mut self, id: SessionId) -> SessionTotals {
+        let Some(index) = self.index.remove(&id) else {
+            return SessionTotals::default();
+        };
+        let Some(mut session) = self.sessions[index].take() else {
+            return SessionTotals::default();
+        };
+        self.active.retain(|place| place.0 != index);
+        let mut totals = session.totals;
+        for queue in session.queues.iter_mut().flatten() {
+            for work in &queue.works {
+                work.inputs.iter().for_each(|value| value.drop_use());
+            }
+            queue.ends.completion.end(queue.ends.notice.as_ref());
+        }
+        // What was accepted and has no outcome was cancelled by the session's end.
+        let ended = totals.ok + totals.failed + totals.cancelled;
+        let cancelled = session.accepted.saturating_sub(ended);
+        totals.cancelled += cancelled;
+        self.counters.requests_cancelled += cancelled;
+        let tenant = session.spec.tenant;
+        drop(session);
+        self.scheduler.turn.forget_session(id);
+        self.device.memory.collect(&mut *self.device.backend);
+        self.device.constants.sweep(self.clock.now_ns());
+        let left = self.tenants.entry(tenant).or_default();
+        *left = left.saturating_sub(1);
+        if *left == 0 {
+            self.tenants.remove(&tenant);
+            self.scheduler.turn.forget_tenant(tenant);
+            self.device
+                .memory
+                .forget_tenant(&mut *self.device.backend, tenant);
+        }
+        totals
+    }
+
+    fn set(&mut self, session: SessionId, name: &str, class: Class, weight: u32) {
+        if let Ok(session) = self.session(session) {
+            session.spec.name = name.to_owned();
+            session.spec.class = class;
+            session.spec.weight = weight;
+        }
+    }
+
+    fn add_constant(&mut self, key: ConstantKey, memory: OwnedFd) {
+        let now_ns = self.clock.now_ns();
+        let device = &mut self.device;
+        let restored = device.constants.restore(
+            (&mut device.memory, &mut *device.backend),
+            key,
+            &memory,
+            now_ns,
+        );
+        if let Err(error) = restored {
+            tracing::warn!(%error, "a constant of an earlier epoch is not taken over");
+        }
+    }
+
+    fn take_sealed(&mut self) -> Vec<(ConstantKey, OwnedFd)> {
+        self.device.constants.take_sealed()
+    }
+
+    fn take_unsealed(&mut self) -> Vec<ConstantKey> {
+        self.device.constants.take_unsealed()
+    }
+
+    fn take_faults(&mut self) -> Vec<SessionFault> {
+        std::mem::take(&mut self.faults)
+    }
+
+    fn configure(&mut self, config: &Config) {
+        self.settings.quiet_ns = u64::from(config.engine.quiet_us) * 1000;
+        self.settings.hold_ns = u64::from(config.engine.hold_us) * 1000;
+        self.scheduler.hold.hold_ns_max = self.settings.hold_ns;
+    }
+
+    fn doorbell(&mut self, session: SessionId, queue: u32) {
+        let Some(&index) = self.index.get(&session) else {
+            return;
+        };
+        let now_ns = self.clock.now_ns();
+        let place = (index, queue as usize);
+        let Some(found) = self.queue(place) else {
+            return;
+        };
+        found.ends.completion.set_need_wakeup(false);
+        if !found.active {
+            found.active = true;
+            found.news_ns = now_ns;
+            self.active.push(place);
+        }
+    }
+
+    fn tick(&mut self) -> Progress {
+        self.turn()
+    }
+
+    fn prepare_park(&mut self) -> bool {
+        if !self.device.in_flight.is_empty() || self.device.constants.is_busy() {
+            return false;
+        }
+        let places = self.active.clone();
+        for &place in &places {
+            if let Some(queue) = self.queue(place) {
+                let head = queue.ends.consumer.head();
+                queue.ends.completion.set_head(head);
+                queue.ends.completion.set_need_wakeup(true);
+            }
+        }
+        parking_fence();
+        let news = places.iter().any(|&place| {
+            self.queue(place)
+                .is_some_and(|queue| !queue.frozen && queue.ends.consumer.is_behind())
+        });
+        if news {
+            for &place in &places {
+                if let Some(queue) = self.queue(place) {
+                    queue.ends.completion.set_need_wakeup(false);
+                }
+            }
+        }
+        !news
+    }
+
+    fn next_deadline(&self) -> Option<Duration> {
+        self.deadline()
+    }
+
+    fn begin_drain(&mut self) {
+        self.draining = true;
+    }
+
+    fn is_drained(&self) -> bool {
+        let busy = |session: &Session| {
+            session
+                .queues
+                .iter()
+                .flatten()
+                .any(|queue| !queue.is_quiet() || queue.ends.consumer.is_behind())
+        };
+        self.device.in_flight.is_empty() && !self.sessions.iter().flatten().any(busy)
+    }
+
+    fn stat_json(&self) -> String {
+        let info = self.device.backend.info();
+        let sessions: Vec<_> = self
+            .sessions
+            .iter()
+            .flatten()
+            .map(|session| {
+                json!({
+                    "id": session.spec.id.0,
+                    "device_us": session.device_ns / 1000,
+                    "wait_us": session.wait_ns / 1000,
+                    "requests": session.accepted,
+                    "requests_in_flight": session.in_flight(),
+                    "device_bytes": session.account.bytes.get(),
+                    "handles": session.handles.bound(),
+                })
+            })
+            .collect();
+        json!({
+            "device": info.device,
+            "uuid": info.uuid,
+            "description": info.description,
+            "epoch": self.settings.epoch,
+            "busy_us": self.busy_ns / 1000,
+            "counters": self.counters(),
+            "sessions": sessions,
+        })
+        .to_string()
+    }
+}

@@ -1,0 +1,116 @@
+//! Looks over a finished plan: how long memory lives, and which input may give its memory to an output.
+
+use tensord_plan::{Access, Body, Buffer, Instr, Plan, Step};
+
+/// All accesses of a step: loads, then stores.
+fn accesses(step: &Step) -> (Vec<&Access>, Vec<&Access>) {
+    match step {
+        Step::Map(map) => (
+            map.body.loads.iter().collect(),
+            map.stores.iter().map(|s| &s.access).collect(),
+        ),
+        Step::Reduce(reduce) => (
+            reduce
+                .body
+                .loads
+                .iter()
+                .chain(&reduce.epilogue.loads)
+                .collect(),
+            reduce.stores.iter().map(|s| &s.access).collect(),
+        ),
+        Step::Contract(contract) => (
+            contract
+                .a
+                .loads
+                .iter()
+                .chain(&contract.b.loads)
+                .chain(&contract.epilogue.loads)
+                .collect(),
+            contract.stores.iter().map(|s| &s.access).collect(),
+        ),
+        Step::Scan(scan) => (vec![&scan.from], vec![&scan.to]),
+        Step::Scatter(scatter) => (vec![&scatter.index, &scatter.updates], vec![&scatter.to]),
+    }
+}
+
+/// First and last step that touch a buffer.
+pub fn live_range(plan: &Plan, buffer: Buffer) -> (u32, u32) {
+    let touching: Vec<u32> = (0u32..)
+        .zip(&plan.steps)
+        .filter(|(_, step)| {
+            let (loads, stores) = accesses(step);
+            loads
+                .iter()
+                .chain(&stores)
+                .any(|access| access.buffer == buffer)
+        })
+        .map(|(index, _)| index)
+        .collect();
+    (
+        touching.first().copied().unwrap_or(0),
+        touching.last().copied().unwrap_or(0),
+    )
+}
+
+/// Pairs of (input, output) where the input is read once in the whole plan, by the map that writes the output, element for
+/// element: the output may then be written over the input.
+pub fn donations(plan: &Plan, values: &[i64]) -> Vec<(u32, u32)> {
+    let mut found: Vec<(u32, u32)> = Vec::new();
+    for step in &plan.steps {
+        let Step::Map(map) = step else { continue };
+        for store in &map.stores {
+            let Buffer::Output(output) = store.access.buffer else {
+                continue;
+            };
+            let rank = usize::from(map.rank);
+            let donor = map
+                .body
+                .loads
+                .iter()
+                .enumerate()
+                .find_map(|(load, access)| {
+                    let Buffer::Input(input) = access.buffer else {
+                        return None;
+                    };
+                    let fits = same_place(access, &store.access, values, rank)
+                        && !gathered(&map.body, load)
+                        && reads(plan, Buffer::Input(input)) == 1
+                        && reads(plan, store.access.buffer) == 0
+                        && found.iter().all(|&(taken, _)| taken != input);
+                    fits.then_some(input)
+                });
+            if let Some(input) = donor {
+                found.push((input, output));
+            }
+        }
+    }
+    found
+}
+
+fn same_place(load: &Access, store: &Access, values: &[i64], rank: usize) -> bool {
+    let run =
+        |slot: tensord_plan::Slot, len: usize| &values[slot.0 as usize..slot.0 as usize + len];
+    load.dtype == store.dtype
+        && load.padded.is_empty()
+        && run(load.offset, 1) == run(store.offset, 1)
+        && run(load.strides, rank) == run(store.strides, rank)
+}
+
+fn gathered(body: &Body, load: usize) -> bool {
+    body.instrs
+        .iter()
+        .any(|instr| matches!(instr, Instr::Gather { load: base, .. } if *base as usize == load))
+}
+
+fn reads(plan: &Plan, buffer: Buffer) -> usize {
+    plan.steps
+        .iter()
+        .map(|step| {
+            accesses(step)
+                .0
+                .iter()
+                .filter(|access| access.buffer == buffer)
+                .count()
+        })
+        .sum()
+}

@@ -1,0 +1,164 @@
+//! Whether ready work waits a moment for partners that run the same plan.
+//!
+//! A device with room never waits for what may not come: work is held only when, a moment ago, more sessions ran this same plan than
+//! are ready now, and never longer than the plan's patience. Patience grows where waiting brought partners and halves
+//! where it did not (additive increase, multiplicative decrease, as Clipper sets its batch sizes).
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use tensord_plan::Plan;
+
+use super::Candidate;
+use crate::engine_process::SessionId;
+
+/// A session that ran a plan within this time is expected to come again.
+const MEMORY_NS: u64 = 20_000_000;
+/// Patience of a plan seen for the first time, and the steps in which it grows.
+const PATIENCE_STEP_NS: u64 = 20_000;
+/// Plans whose partners are remembered.
+const PLANS_MAX: usize = 1024;
+
+#[derive(Debug)]
+struct Partners {
+    last_run_ns: HashMap<SessionId, u64>,
+    patience_ns: u64,
+}
+
+/// What was learned of each plan.
+#[derive(Debug)]
+pub struct Holds {
+    plans: HashMap<usize, (Arc<Plan>, Partners)>,
+    /// No work is held longer than this; 0 holds nothing.
+    pub hold_ns_max: u64,
+}
+
+impl Default for Holds {
+    fn default() -> Self {
+        Holds {
+            plans: HashMap::new(),
+            hold_ns_max: 500_000,
+        }
+    }
+}
+
+fn key(plan: &Arc<Plan>) -> usize {
+    Arc::as_ptr(plan) as usize
+}
+
+impl Holds {
+    /// Until when the group should wait; `None` to run it now.
+    pub fn until(&mut self, candidates: &[Candidate], group: &[usize], now_ns: u64) -> Option<u64> {
+        let first = &candidates[*group.first()?];
+        if !first.batch || self.hold_ns_max == 0 {
+            return None;
+        }
+        let (_, partners) = self.plans.get(&key(&first.plan))?;
+        let expected = partners
+            .last_run_ns
+            .values()
+            .filter(|&&ran| now_ns.saturating_sub(ran) < MEMORY_NS)
+            .count();
+        if group.len() >= expected.min(super::INSTANCES_MAX) {
+            return None;
+        }
+        let oldest = group.iter().map(|&k| candidates[k].ready_ns).min()?;
+        let until = oldest + partners.patience_ns.min(self.hold_ns_max);
+        (now_ns < until).then_some(until)
+    }
+
+    /// A group was launched: remembers who took part, and whether waiting was worth it.
+    pub fn launched(&mut self, candidates: &[Candidate], group: &[usize], now_ns: u64) {
+        let Some(&first) = group.first() else { return };
+        let plan = &candidates[first].plan;
+        if self.plans.len() >= PLANS_MAX && !self.plans.contains_key(&key(plan)) {
+            self.plans.clear();
+        }
+        let hold_ns_max = self.hold_ns_max;
+        let (_, partners) = self.plans.entry(key(plan)).or_insert_with(|| {
+            let partners = Partners {
+                last_run_ns: HashMap::new(),
+                patience_ns: PATIENCE_STEP_NS,
+            };
+            (Arc::clone(plan), partners)
+        });
+        let oldest = group
+            .iter()
+            .map(|&k| candidates[k].ready_ns)
+            .min()
+            .unwrap_or(now_ns);
+        let waited_in_vain =
+            group.len() == 1 && now_ns.saturating_sub(oldest) >= partners.patience_ns;
+        partners.patience_ns = match waited_in_vain {
+            true => (partners.patience_ns / 2).max(PATIENCE_STEP_NS / 4),
+            false => {
+                (partners.patience_ns + PATIENCE_STEP_NS).min(hold_ns_max.max(PATIENCE_STEP_NS))
+            }
+        };
+        for &k in group {
+            partners.last_run_ns.insert(candidates[k].session, now_ns);
+        }
+        partners
+            .last_run_ns
+            .retain(|_, ran| now_ns.saturating_sub(*ran) < MEMORY_NS);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine_process::TenantId;
+
+    fn candidates(count: u64, plan: &Arc<Plan>, ready_ns: u64) -> Vec<Candidate> {
+        let candidate = |session| Candidate {
+            tenant: TenantId(0),
+            session: SessionId(session),
+            place: (0, 0),
+            plan: Arc::clone(plan),
+            ready_ns,
+            batch: true,
+        };
+        (0..count).map(candidate).collect()
+    }
+
+    #[test]
+    fn work_without_known_partners_runs_at_once() {
+        let plan = Arc::default();
+        let alone = candidates(1, &plan, 1000);
+        let mut holds = Holds::default();
+        assert_eq!(holds.until(&alone, &[0], 1000), None);
+        holds.launched(&alone, &[0], 1000);
+        assert_eq!(holds.until(&alone, &[0], 2000), None);
+    }
+
+    #[test]
+    fn known_partners_are_waited_for_but_not_for_ever() {
+        let plan = Arc::default();
+        let all = candidates(4, &plan, 0);
+        let mut holds = Holds::default();
+        holds.launched(&all, &[0, 1, 2, 3], 10);
+        let until = holds
+            .until(&all, &[0, 1], 10)
+            .expect("two more are expected");
+        assert_eq!(holds.until(&all, &[0, 1, 2, 3], 10), None);
+        assert_eq!(holds.until(&all, &[0, 1], until), None);
+        assert_eq!(
+            holds.until(&all, &[0, 1], MEMORY_NS + 20),
+            None,
+            "partners are forgotten"
+        );
+    }
+
+    #[test]
+    fn patience_shrinks_where_nobody_comes() {
+        let plan = Arc::default();
+        let all = candidates(2, &plan, 0);
+        let mut holds = Holds::default();
+        holds.launched(&all, &[0, 1], 1);
+        let before = holds.until(&all, &[0], 1).expect("a partner is expected");
+        holds.launched(&all, &[0], before);
+        let late = candidates(1, &plan, before);
+        let after = holds.until(&late, &[0], before).expect("still expected");
+        assert!(after - before < before, "{before} then {after}");
+    }
+}
