@@ -12,17 +12,21 @@ use tensord_client::{DType, Elementwise, Operand, Options, Scalar, Session, Site
 const OPERATIONS: usize = 50;
 const RUN_FOR: Duration = Duration::from_secs(2);
 
-fn client(socket: &str) {
-    let session = loop {
+fn connect(socket: &str) -> Session {
+    loop {
         let options = Options {
             socket: Some(PathBuf::from(socket)),
             ..Options::default()
         };
         match Session::connect(options) {
-            Ok(session) => break session,
+            Ok(session) => return session,
             Err(_) => std::thread::yield_now(),
         }
-    };
+    }
+}
+
+fn client(socket: &str) {
+    let session = connect(socket);
     let x = session.tensor(&[1.0f32; 64], &[64]).expect("it fits");
     let scale = Operand::Immediate(DType::F32, Scalar::from_f64(1.0001, DType::F32));
     let mut times = Vec::new();
@@ -41,6 +45,32 @@ fn client(socket: &str) {
     times.sort_unstable();
     let at = |part: f64| times[((times.len() - 1) as f64 * part) as usize];
     println!("{} {} {}", times.len(), at(0.5), at(0.99));
+}
+
+/// Nanoseconds an operation of a chain of 64, submitted one by one, with its result read back.
+fn chain(socket: &str) {
+    let session = connect(socket);
+    for count in [64usize, 1024, 16_384] {
+        let x = session
+            .tensor(&vec![1.0f32; count], &[count as u64])
+            .expect("it fits");
+        let mut best = f64::INFINITY;
+        for _ in 0..3000 {
+            let start = Instant::now();
+            let mut y = x.clone();
+            for k in 0..64u32 {
+                let number = 1.0 + f64::from(k) * 1e-6;
+                let scale = Operand::Immediate(DType::F32, Scalar::from_f64(number, DType::F32));
+                y = session
+                    .elementwise(Elementwise::Mul, &[Operand::Tensor(&y), scale], Site(1))
+                    .expect("it fits");
+            }
+            let fetched = y.fetch().expect("nothing fails");
+            assert_eq!(fetched.len(), count * 4);
+            best = best.min(start.elapsed().as_nanos() as f64 / 64.0);
+        }
+        println!("chain of 64 over {count} f32, read back: {best:.0} ns an operation at best");
+    }
 }
 
 fn main() {
@@ -63,6 +93,7 @@ fn main() {
         .stdin(Stdio::null())
         .spawn()
         .unwrap_or_else(|error| panic!("{}: {error}", program.display()));
+    chain(&socket.to_string_lossy());
     for clients in [1, 8, 32] {
         let children: Vec<_> = (0..clients)
             .map(|_| {

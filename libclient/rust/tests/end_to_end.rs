@@ -314,19 +314,24 @@ fn equal_constants_of_two_sessions_are_held_once() {
         .flat_map(|v| v.to_ne_bytes())
         .collect();
     let shape = meta(DType::F32, &[50_000]);
-    let hash = *tensord_hash(&bytes);
+    let hash = *blake3::hash(&bytes).as_bytes();
     assert!(two.bind(hash, shape, Site::UNKNOWN).unwrap().is_none());
     let first = one.constant(&bytes, shape, Site::UNKNOWN).unwrap();
     first.wait().unwrap();
-    let second = two
-        .bind(hash, shape, Site::UNKNOWN)
-        .unwrap()
-        .expect("the other session has uploaded it");
+    let second = held(&two, hash, shape);
     assert_eq!(&second.fetch().unwrap()[..], &bytes[..]);
 }
 
-fn tensord_hash(bytes: &[u8]) -> Box<[u8; 32]> {
-    Box::new(*blake3::hash(bytes).as_bytes())
+/// Waits until the daemon holds a constant: it hashes content aside, after the upload.
+fn held(session: &Session, hash: [u8; 32], meta: Meta) -> Tensor {
+    let until = Instant::now() + Duration::from_secs(30);
+    while Instant::now() < until {
+        if let Some(tensor) = session.bind(hash, meta, Site::UNKNOWN).unwrap() {
+            return tensor;
+        }
+        std::thread::yield_now();
+    }
+    panic!("what was uploaded as a constant is never held");
 }
 
 #[test]
@@ -373,6 +378,8 @@ fn an_engine_that_is_killed_comes_back_with_the_constants() {
     let constant = session
         .constant(&bytes, meta(DType::F32, &[5000]), Site::UNKNOWN)
         .unwrap();
+    let hash = *blake3::hash(&bytes).as_bytes();
+    drop(held(&session, hash, meta(DType::F32, &[5000])));
     for _ in 0..3 {
         let plain = session.tensor(&[1.0f32; 500], &[500]).unwrap();
         let sum = constant.binary(Elementwise::Add, &constant).unwrap();
