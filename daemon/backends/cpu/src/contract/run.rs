@@ -733,7 +733,7 @@ impl<S: Storage> Unit<'_, S> {
                 addresses: &mut scratch.row_addresses,
                 offsets: &mut scratch.offsets,
                 extents: &mut scratch.extents,
-            k_offsets: &mut scratch.k_offsets,
+                k_offsets: &mut scratch.k_offsets,
                 row_coordinates: &mut scratch.row_coordinates,
                 k_coordinates: &mut scratch.k_coordinates,
             };
