@@ -40,6 +40,7 @@ impl Daemon {
                 .arg("--socket")
                 .arg(folder.join("tensord.sock"))
                 .env("NOTIFY_SOCKET", folder.join("ready"))
+                .stderr(std::fs::File::create(folder.join("log")).unwrap())
                 .spawn()
                 .unwrap(),
             folder,
