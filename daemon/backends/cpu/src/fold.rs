@@ -15,6 +15,10 @@ pub const LANES: usize = 16;
 /// Elements of a block.
 pub const BLOCK: usize = 1024;
 
+type RowsFn = unsafe fn(*mut u8, *const u8, u64, usize, usize);
+type CloseFn = unsafe fn(*mut u8, usize, usize);
+type JoinFn = unsafe fn(*mut u8, *const u8, usize);
+
 /// How one reduction of one dtype runs. Accumulators are plain data of `size` bytes, 16-byte aligned at most.
 #[derive(Clone, Copy, Debug)]
 pub struct Fold {
@@ -22,11 +26,11 @@ pub struct Fold {
     pub size: usize,
     /// `(lanes, x, position, rows, width)`: joins `rows` elements of each of `width` reductions, element `r` of reduction `w` at
     /// `x[r * width + w]`, the first of them at `position` of the reduction.
-    pub rows: unsafe fn(*mut u8, *const u8, u64, usize, usize),
+    pub rows: RowsFn,
     /// `(lanes, filled, width)`: joins the lanes of a block of `filled` elements into lane 0.
-    pub close: unsafe fn(*mut u8, usize, usize),
+    pub close: CloseFn,
     /// `(a, b, width)`: joins block sums `b` behind block sums `a`, into `a`.
-    pub join: unsafe fn(*mut u8, *const u8, usize),
+    pub join: JoinFn,
     /// `(to, from, width)`: results as elements of a tile.
     pub finish: unsafe fn(*mut u8, *const u8, usize),
     /// `(to, width)`: results for no elements.
@@ -72,11 +76,13 @@ unsafe fn rows<F: Rule>(lanes: *mut u8, x: *const u8, position: u64, rows: usize
 /// `rows` for one reduction: positions begin at a multiple of 16 and stay in one block.
 #[inline(always)]
 unsafe fn row<F: Rule>(lanes: *mut F::A, x: *const F::X, position: u64, n: usize) {
-    debug_assert!(position as usize % LANES == 0 && position as usize % BLOCK + n <= BLOCK);
+    debug_assert!(
+        (position as usize).is_multiple_of(LANES) && position as usize % BLOCK + n <= BLOCK
+    );
     let mut done = 0;
     // SAFETY: the caller's: 16 accumulators, n elements. A block's first elements only write.
     unsafe {
-        if position as usize % BLOCK == 0 {
+        if (position as usize).is_multiple_of(BLOCK) {
             done = n.min(LANES);
             (0..done).for_each(|l| *lanes.add(l) = F::lift(*x.add(l), position + l as u64));
         }
@@ -168,11 +174,7 @@ level!(
 );
 
 fn of<F: Rule>(isa: Isa) -> Fold {
-    let (rows, close, join): (
-        unsafe fn(*mut u8, *const u8, u64, usize, usize),
-        unsafe fn(*mut u8, usize, usize),
-        unsafe fn(*mut u8, *const u8, usize),
-    ) = match isa {
+    let (rows, close, join): (RowsFn, CloseFn, JoinFn) = match isa {
         #[cfg(target_arch = "x86_64")]
         Isa::Avx512 => (avx512::rows::<F>, avx512::close::<F>, avx512::join::<F>),
         #[cfg(target_arch = "x86_64")]

@@ -51,6 +51,10 @@ pub enum PreparedStep {
 
 /// A step's sizes and addresses.
 #[derive(Debug)]
+#[allow(
+    clippy::large_enum_variant,
+    reason = "a plan has a handful of steps, bound once for each set of parameters"
+)]
 pub enum BoundStep {
     /// As [`PreparedStep::Map`].
     Map(Bound),
