@@ -58,12 +58,22 @@ def build(*programs):
     output_of([CARGO, "build", "--quiet", "--release", "-p", "tensord-tests", *flags])
 
 
+def wait_complete(running, timeout_s=20.0):
+    """Waits until broker and engine are there too: the socket accepts before they have started."""
+    deadline = time.monotonic() + timeout_s
+    while len(machine.family(running.process.pid)) < 3:
+        if time.monotonic() > deadline:
+            raise Unmeasured(f"no broker or engine after {timeout_s:.0f} s: {running.last_words()}")
+        time.sleep(0.02)
+
+
 @contextlib.contextmanager
 def daemon():
     """A daemon with its default configuration."""
     with tempfile.TemporaryDirectory(prefix="tensord-figures-") as folder:
         running = Daemon(folder, RELEASE / "tensord")
         try:
+            wait_complete(running)
             yield running
         finally:
             running.stop()
