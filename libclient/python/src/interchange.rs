@@ -7,6 +7,7 @@
 
 use std::ffi::{CStr, c_int, c_void};
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use pyo3::buffer::PyUntypedBuffer;
 use pyo3::exceptions::{PyBufferError, PyImportError, PyTypeError, PyValueError};
@@ -14,7 +15,7 @@ use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBool, PyFloat, PyInt, PyModule, PyString};
-use tensord_client::{Error, Site, Tensor};
+use tensord_client::{Error, Session, Site, Tensor};
 use tensord_shm::dtype::{DType, Scalar};
 use tensord_shm::layout::{RANK_MAX, Shape};
 use tensord_shm::op::{Meta, Op};
@@ -29,6 +30,8 @@ use crate::session::{cast, create, with};
 
 /// Staging that Python objects may hold; values beyond it are copied out.
 const HELD_BYTES_MAX: usize = 32 << 20;
+/// How long new content may take to be hashed; it is usable here anyway.
+const SETTLE_WITHIN: Duration = Duration::from_secs(5);
 /// Values from this size are copied without the interpreter.
 const DETACH_BYTES: usize = 1 << 16;
 
@@ -407,6 +410,19 @@ impl Host {
     }
 }
 
+/// Waits until the daemon finds new content by its hash. It hashes beside its other work, and who forks or connects anew
+/// right after this call must find the constant there.
+fn settle(session: &Session, bytes: &[u8], meta: Meta, site: Site) -> Result<(), Error> {
+    let hash = *blake3::hash(bytes).as_bytes();
+    let until = Instant::now() + SETTLE_WITHIN;
+    let mut pause = Duration::from_micros(20);
+    while session.bind(hash, meta, site)?.is_none() && Instant::now() < until {
+        std::thread::sleep(pause);
+        pause = (pause * 2).min(Duration::from_millis(5));
+    }
+    Ok(())
+}
+
 /// Takes bytes in.
 pub fn upload_bytes(py: Python<'_>, bytes: &[u8], meta: Meta, constant: bool) -> PyResult<Tensor> {
     let site = Site(crate::site::current(py));
@@ -415,7 +431,11 @@ pub fn upload_bytes(py: Python<'_>, bytes: &[u8], meta: Meta, constant: bool) ->
     }
     let session = with(py, |session| Ok(session.clone()))?;
     let made = py.detach(|| match constant {
-        true => session.constant(bytes, meta, site),
+        true => {
+            let made = session.constant(bytes, meta, site)?;
+            settle(&session, bytes, meta, site)?;
+            Ok(made)
+        }
         false => session.upload(bytes, meta, site),
     });
     made.map_err(|error| errors::at_call(py, error))
