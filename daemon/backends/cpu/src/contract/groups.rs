@@ -7,13 +7,14 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use tensord_plan::{Access, Body, Buffer, Contract, Params};
-use tensord_shm::dtype::{DType, Scalar};
+use tensord_plan::{Access, Body, Buffer, Contract};
+use tensord_shm::dtype::Scalar;
 
 use super::kernel::small::{self, Steps};
 use super::layout::{Dims, Layout, OperandLayout, bare_load};
 use super::number::{Compute, Storage};
 use super::packs::{Key, Packed, Packs};
+use super::recent::Recent;
 use super::{Binding, Contraction, Isa, K_BLOCK, Side, with_storage};
 
 /// Rows of a unit whose panels are ready, and of a packed block of rows.
@@ -100,7 +101,7 @@ impl Group {
 }
 
 impl Shape {
-    fn new(layout: Layout, swapped: bool) -> Shape {
+    pub(super) fn new(layout: Layout, swapped: bool) -> Shape {
         let (rows, lanes, row_operand, lane_operand) = if swapped {
             (layout.n, layout.m, layout.b, layout.a)
         } else {
@@ -301,7 +302,8 @@ pub(super) unsafe fn plan<'a>(
         return contraction;
     }
     let nr = with_storage!(contract.dtype, S => <S as Storage>::Compute::kernels(isa).nr);
-    let layout = Layout::new(contract, &bindings[0].instance.params);
+    let recent = &mut packs.recent;
+    let layout = recent.layout(contract, &bindings[0].instance.params);
     let ways = [Side::B, Side::A].map(|side| cost(contract, bindings, &layout, side, nr));
     let swapped = ways[1] < ways[0];
     // Conversion and padding are the packers' work, and what is shared is worth a pack.
@@ -315,7 +317,7 @@ pub(super) unsafe fn plan<'a>(
     let small = with_storage!(contract.dtype, S => <S as Storage>::SAME)
         && rows <= SMALL_ROWS_MAX
         && !(shared && lanes * layout.k > SMALL_SHARED_MAX);
-    join(&mut contraction, layout, swapped, small);
+    join(&mut contraction, recent, swapped, small);
     for group in &mut contraction.groups {
         let shape = &contraction.shapes[group.members[0].shape];
         if let Some(steps) = &group.small {
@@ -328,7 +330,7 @@ pub(super) unsafe fn plan<'a>(
         }
         // SAFETY: handed on.
         group.packed = unsafe { packed(contract, bindings, shape, group, nr, isa, packs) };
-        divide(shape, group, contract.dtype);
+        divide(shape, group);
         group.first_unit = contraction.units;
         contraction.units += group.units();
     }
@@ -336,19 +338,26 @@ pub(super) unsafe fn plan<'a>(
 }
 
 /// Sorts instances into products.
-fn join(contraction: &mut Contraction<'_>, layout: Layout, swapped: bool, small: bool) {
+fn join(contraction: &mut Contraction<'_>, recent: &mut Recent, swapped: bool, small: bool) {
     let (contract, bindings) = (contraction.contract, contraction.bindings);
     let side = if swapped { Side::A } else { Side::B };
     let shapes = &mut contraction.shapes;
     let groups: &mut Vec<Group> = &mut contraction.groups;
     // The binding whose parameters each shape was made from.
     let mut leaders = vec![0usize];
-    shapes.push(Shape::new(layout, swapped));
+    shapes.push(recent.shape(contract, &bindings[0].instance.params, swapped));
     let mut by_address: HashMap<(usize, usize), usize> = HashMap::new();
     let mut last_shape = 0;
     for (index, binding) in bindings.iter().enumerate() {
         if !same_params(&bindings[leaders[last_shape]], binding) {
-            last_shape = find_shape(contract, bindings, shapes, &mut leaders, index, swapped);
+            let known = leaders
+                .iter()
+                .position(|&leader| same_params(&bindings[leader], binding));
+            last_shape = known.unwrap_or_else(|| {
+                shapes.push(recent.shape(contract, &binding.instance.params, swapped));
+                leaders.push(index);
+                shapes.len() - 1
+            });
         }
         let shape = &shapes[last_shape];
         let fits = |group: &Group| {
@@ -423,25 +432,6 @@ fn identity(contract: &Contract, side: Side, binding: &Binding<'_>, small: bool)
     }
 }
 
-fn find_shape(
-    contract: &Contract,
-    bindings: &[Binding<'_>],
-    shapes: &mut Vec<Shape>,
-    leaders: &mut Vec<usize>,
-    index: usize,
-    swapped: bool,
-) -> usize {
-    let known = leaders
-        .iter()
-        .position(|&leader| same_params(&bindings[leader], &bindings[index]));
-    known.unwrap_or_else(|| {
-        let params: &Params = &bindings[index].instance.params;
-        shapes.push(Shape::new(Layout::new(contract, params), swapped));
-        leaders.push(index);
-        shapes.len() - 1
-    })
-}
-
 /// The lane operand's panels, where it is a constant.
 ///
 /// # Safety
@@ -486,8 +476,7 @@ unsafe fn packed(
 }
 
 /// Chooses the blocks of a unit.
-fn divide(shape: &Shape, group: &mut Group, dtype: DType) {
-    let _ = dtype;
+fn divide(shape: &Shape, group: &mut Group) {
     let in_place = shape.lane_operand.as_ref().is_some_and(|operand| {
         operand.bounds.is_empty() && group.rows <= super::run::IN_PLACE_ROWS_MAX
     });

@@ -24,10 +24,12 @@ mod layout;
 mod load;
 mod number;
 mod packs;
+mod recent;
 mod run;
 mod scratch;
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use tensord_plan::{Contract, Instance};
 
@@ -151,7 +153,7 @@ pub struct Contraction<'a> {
     contract: &'a Contract,
     bindings: &'a [Binding<'a>],
     isa: Isa,
-    shapes: Vec<groups::Shape>,
+    shapes: Vec<Arc<groups::Shape>>,
     groups: Vec<groups::Group>,
     units: usize,
 }

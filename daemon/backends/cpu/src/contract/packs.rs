@@ -10,6 +10,7 @@ use tensord_plan::BufferId;
 use tensord_shm::dtype::{DType, Scalar};
 
 use super::layout::OperandLayout;
+use super::recent::Recent;
 use super::scratch::Lines;
 
 /// A whole operand as panels: for each batch position, each block of k, each panel: `k` rows of `nr` elements.
@@ -50,12 +51,13 @@ impl Entry {
     }
 }
 
-/// The packs of one backend.
+/// The packs of one backend, and the shapes of its latest launches.
 pub struct Packs {
     entries: HashMap<BufferId, Vec<Entry>>,
     bytes: u64,
     bytes_max: u64,
     clock: u64,
+    pub(super) recent: Recent,
 }
 
 impl Packs {
@@ -66,6 +68,7 @@ impl Packs {
             bytes: 0,
             bytes_max,
             clock: 0,
+            recent: Recent::default(),
         }
     }
 

@@ -4,6 +4,7 @@
 //! block of rows is found or packed in the same way, and the microkernels run over both. Sums go straight to the result
 //! where it is a bare store of adjacent lanes, and else to a block that stays in cache until it is finished.
 
+use std::marker::PhantomData;
 use std::mem::MaybeUninit;
 use std::ops::Range;
 
@@ -58,7 +59,7 @@ pub(super) unsafe fn run_unit(
             batch,
             rows,
             lanes,
-            fill: [Side::A, Side::B].map(|side| unit_fill(contraction, group, side)),
+            storage: PhantomData,
         };
         // SAFETY: handed on.
         unsafe {
@@ -68,16 +69,6 @@ pub(super) unsafe fn run_unit(
             }
         }
     })
-}
-
-fn unit_fill<S: Storage>(contraction: &Contraction<'_>, group: &Group, side: Side) -> S {
-    let contract = contraction.contract;
-    let body = match side {
-        Side::A => &contract.a,
-        Side::B => &contract.b,
-    };
-    let binding = &contraction.bindings[group.members[0].binding];
-    S::from_scalar(bare_load(body).map_or_else(Default::default, |access| fill(access, binding)))
 }
 
 /// Packs a whole operand: what [`super::packs`] keeps.
@@ -232,7 +223,7 @@ struct Unit<'a, S: Storage> {
     batch: usize,
     rows: Range<usize>,
     lanes: Range<usize>,
-    fill: [S; 2],
+    storage: PhantomData<S>,
 }
 
 /// Where the panels of one block of k are.
@@ -265,8 +256,16 @@ impl<S: Storage> Unit<'_, S> {
         }
     }
 
-    fn fill(&self, side: Side) -> S {
-        self.fill[usize::from(side == Side::B)]
+    /// What stands in the padding of a member's operand, which is a bare load.
+    fn fill(&self, member: usize, side: Side) -> S {
+        let contract = self.contraction.contract;
+        let body = match side {
+            Side::A => &contract.a,
+            Side::B => &contract.b,
+        };
+        let binding = &self.contraction.bindings[self.group.members[member].binding];
+        let scalar = bare_load(body).map_or_else(Default::default, |access| fill(access, binding));
+        S::from_scalar(scalar)
     }
 
     /// # Safety
@@ -487,7 +486,7 @@ impl<S: Storage> Unit<'_, S> {
             row_coordinates: &mut scratch.row_coordinates,
             k_coordinates: &mut scratch.k_coordinates,
         };
-        let fill = self.fill(group.lane_side());
+        let fill = self.fill(0, group.lane_side());
         if let (true, Some(step), true) = (in_place, k_step, whole > 0) {
             let offset = layout.offset
                 + layout.batch.at(self.batch)
@@ -737,7 +736,7 @@ impl<S: Storage> Unit<'_, S> {
                 row_coordinates: &mut scratch.row_coordinates,
                 k_coordinates: &mut scratch.k_coordinates,
             };
-            let fill = self.fill(side);
+            let fill = self.fill(segment.member, side);
             if tabled != Some(self.group.members[segment.member].shape) {
                 table.along_k(layout, ks);
                 tabled = Some(self.group.members[segment.member].shape);

@@ -56,6 +56,8 @@ pub struct Tensors {
     pub b: Vec<u64>,
     pub a_memory: Arc<Memory>,
     pub b_memory: Arc<Memory>,
+    /// What stands in the padding of a and of b.
+    pub fills: [Scalar; 2],
 }
 
 /// One launch of a contraction.
@@ -65,7 +67,6 @@ pub struct Launch {
     pub plan: Arc<Plan>,
     pub params: Arc<Params>,
     pub out: Layout,
-    pub fills: Vec<Scalar>,
     pub computed: Computed,
     pub constant: [bool; 2],
     pub instances: Vec<Tensors>,
@@ -115,7 +116,7 @@ impl Launch {
                 };
                 Instance {
                     params: self.params.clone(),
-                    immediates: self.fills.clone(),
+                    immediates: tensors.fills.to_vec(),
                     inputs: vec![
                         operand(id(&tensors.a_memory), self.constant[0]),
                         operand(id(&tensors.b_memory), self.constant[1]),
@@ -352,7 +353,6 @@ impl Launch {
             plan: self.plan.clone(),
             params: self.params.clone(),
             out: self.out.clone(),
-            fills: self.fills.clone(),
             computed: self.computed,
             constant: self.constant,
             instances,
@@ -366,6 +366,7 @@ impl Launch {
             b: t.b.clone(),
             a_memory: t.a_memory.clone(),
             b_memory: t.b_memory.clone(),
+            fills: t.fills,
         }])
     }
 

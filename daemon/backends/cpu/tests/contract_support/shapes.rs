@@ -410,9 +410,7 @@ pub fn build(case: &Case, computed: Computed) -> Launch {
     let b = Layout::random(&mut random, [batch, n, k], case.wild, true);
     let out = Layout::random(&mut random, [batch, m, n], case.wild, false);
     let special = random.chance(20);
-    let fills: Vec<Scalar> = (0..2)
-        .map(|_| random_value(&mut random, case.dtype, special))
-        .collect();
+    let first_fills = [0, 1].map(|_| random_value(&mut random, case.dtype, special));
     let (plan, params) = plan(&case.groups, case.dtype, [&a, &b, &out], computed);
     let sizes = products(&case.groups);
     let count = match case.instances {
@@ -441,11 +439,17 @@ pub fn build(case: &Case, computed: Computed) -> Launch {
             _ => (memory(0), memory(1)),
         };
         let [batch, m, n, k] = sizes;
+        let mut fills = first_fills;
+        fills[0] = Scalar::from_i64(instances.len() as i64, case.dtype);
+        if case.seed % 5 == 0 {
+            fills[1] = Scalar::from_i64(instances.len() as i64 % 2, case.dtype);
+        }
         instances.push(Tensors {
             a: a.dense([batch, m, k], a_memory.bytes(), case.dtype, fills[0]),
             b: b.dense([batch, n, k], b_memory.bytes(), case.dtype, fills[1]),
             a_memory,
             b_memory,
+            fills,
         });
     }
     Launch {
@@ -454,7 +458,6 @@ pub fn build(case: &Case, computed: Computed) -> Launch {
         plan: Arc::new(plan),
         params: Arc::new(params),
         out,
-        fills,
         computed,
         constant: [random.chance(20), random.chance(40)],
         instances,
@@ -486,6 +489,7 @@ pub fn laid_out_anew(case: &Case, launch: &Launch) -> Launch {
             b: t.b.clone(),
             a_memory: lay(&a, &t.a, 0),
             b_memory: lay(&b, &t.b, 1),
+            fills: t.fills,
         })
         .collect();
     Launch {
@@ -527,6 +531,7 @@ pub fn one_row(case: &Case, launch: &Launch) -> Option<(usize, Launch)> {
             b: t.b.clone(),
             a_memory: t.a_memory.clone(),
             b_memory: t.b_memory.clone(),
+            fills: t.fills,
         })
         .collect();
     let mut alone = launch.like(instances);
