@@ -163,7 +163,9 @@ def reduced(x, axis, function):
     if axis is None:
         return np.asarray(function(np.ravel(x)))
     moved = np.moveaxis(x, axis, -1)
-    out = [function(row) for row in moved.reshape(-1, moved.shape[-1])] if moved.size or moved.shape[-1] == 0 else []
+    # Said in full: an axis of no elements leaves nothing to infer the other from.
+    rows = moved.reshape(int(np.prod(moved.shape[:-1])), moved.shape[-1])
+    out = [function(row) for row in rows]
     return np.array(out).reshape(moved.shape[:-1])
 
 
