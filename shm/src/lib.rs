@@ -5,8 +5,10 @@
 //! word with its writer and its ordering.
 
 pub mod address;
+pub mod completion;
 pub mod control;
 pub mod control_socket;
+pub mod doorbell;
 pub mod dtype;
 pub mod elementwise;
 pub mod error;
@@ -15,8 +17,6 @@ pub mod handle;
 pub mod layout;
 pub mod op;
 pub mod record;
-pub mod completion;
-pub mod doorbell;
 pub mod ring;
 pub mod sealed;
 pub mod segment;

@@ -38,13 +38,19 @@ impl SealedMap {
         len: u64,
         fill: impl FnOnce(&mut [u8]) -> Result<(), E>,
     ) -> Result<(OwnedFd, SealedMap), E> {
-        let fd = memfd_create(NAME, MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING).map_err(io::Error::from)?;
+        let fd = memfd_create(NAME, MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)
+            .map_err(io::Error::from)?;
         nix::unistd::ftruncate(&fd, len as i64).map_err(io::Error::from)?;
         {
-            let mut writable = SealedMap::map(fd.as_fd(), len, ProtFlags::PROT_READ | ProtFlags::PROT_WRITE)?;
+            let mut writable = SealedMap::map(
+                fd.as_fd(),
+                len,
+                ProtFlags::PROT_READ | ProtFlags::PROT_WRITE,
+            )?;
             // SAFETY: the descriptor has not left this function, so nobody else maps the memory; `len` bytes are mapped
             // writable and this is the only reference to them.
-            let bytes = unsafe { std::slice::from_raw_parts_mut(writable.base.as_mut(), writable.len) };
+            let bytes =
+                unsafe { std::slice::from_raw_parts_mut(writable.base.as_mut(), writable.len) };
             fill(bytes)?;
         }
         fcntl(&fd, FcntlArg::F_ADD_SEALS(all_seals())).map_err(io::Error::from)?;
@@ -57,7 +63,8 @@ impl SealedMap {
         let seals = SealFlag::from_bits_truncate(fcntl(fd, FcntlArg::F_GET_SEALS)?);
         let size = nix::sys::stat::fstat(fd)?.st_size;
         if !seals.contains(all_seals()) || u64::try_from(size) != Ok(len) {
-            let text = format!("memory of {size} bytes with seals {seals:?} is not {len} sealed bytes");
+            let text =
+                format!("memory of {size} bytes with seals {seals:?} is not {len} sealed bytes");
             return Err(io::Error::new(io::ErrorKind::InvalidData, text));
         }
         SealedMap::map(fd, len, ProtFlags::PROT_READ)
@@ -66,7 +73,8 @@ impl SealedMap {
     /// Size of sealed memory in bytes.
     pub fn size_of(fd: BorrowedFd<'_>) -> io::Result<u64> {
         let size = nix::sys::stat::fstat(fd)?.st_size;
-        u64::try_from(size).map_err(|_| io::Error::new(io::ErrorKind::InvalidData, format!("size {size}")))
+        u64::try_from(size)
+            .map_err(|_| io::Error::new(io::ErrorKind::InvalidData, format!("size {size}")))
     }
 
     fn map(fd: BorrowedFd<'_>, len: u64, prot: ProtFlags) -> io::Result<SealedMap> {
@@ -76,13 +84,28 @@ impl SealedMap {
         if len == 0 {
             // An empty memfd cannot be touched: a page of nothing stands for it.
             // SAFETY: a new private mapping, overlapping nothing.
-            let base = unsafe { nix::sys::mman::mmap_anonymous(None, size, ProtFlags::PROT_READ, MapFlags::MAP_PRIVATE) }?;
-            return Ok(SealedMap { base: base.cast(), len, mapped });
+            let base = unsafe {
+                nix::sys::mman::mmap_anonymous(
+                    None,
+                    size,
+                    ProtFlags::PROT_READ,
+                    MapFlags::MAP_PRIVATE,
+                )
+            }?;
+            return Ok(SealedMap {
+                base: base.cast(),
+                len,
+                mapped,
+            });
         }
         // SAFETY: a new mapping of a file of at least `len` bytes that cannot shrink below it (sealed, or private to
         // `create`), overlapping nothing.
         let base = unsafe { mmap(None, size, prot, MapFlags::MAP_SHARED, fd, 0) }?;
-        Ok(SealedMap { base: base.cast(), len, mapped })
+        Ok(SealedMap {
+            base: base.cast(),
+            len,
+            mapped,
+        })
     }
 
     /// The content; page-aligned.
@@ -120,7 +143,8 @@ mod tests {
 
     #[test]
     fn unsealed_memory_is_not_opened() {
-        let fd = memfd_create(NAME, MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING).expect("memfd");
+        let fd =
+            memfd_create(NAME, MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING).expect("memfd");
         nix::unistd::ftruncate(&fd, 8).expect("room");
         assert!(SealedMap::open(fd.as_fd(), 8).is_err());
     }

@@ -10,8 +10,8 @@ use tensord_shm::control::Class;
 use tensord_shm::error::Code;
 
 use super::{
-    Engine, QueueEnds, Settings, Refusal, Session, SessionFault, SessionId, SessionSpec, SessionTotals,
-    StagingMap,
+    Engine, QueueEnds, Refusal, Session, SessionFault, SessionId, SessionSpec, SessionTotals,
+    Settings, StagingMap,
 };
 use crate::clock::Monotonic;
 use crate::config::Config;
@@ -29,14 +29,23 @@ pub fn make(start: &EngineStart) -> Result<Box<dyn EngineCore>, String> {
         0 => three_quarters_of_memory(),
         bytes => bytes,
     };
-    let config = CpuConfig { isa, threads: settings.threads as usize, memory_bytes, ..CpuConfig::default() };
+    let config = CpuConfig {
+        isa,
+        threads: settings.threads as usize,
+        memory_bytes,
+        ..CpuConfig::default()
+    };
     let backend = CpuBackend::new(config).map_err(|error| error.to_string())?;
     let settings = Settings {
         epoch: start.epoch,
         quiet_ns: u64::from(settings.quiet_us) * 1000,
         hold_ns: u64::from(settings.hold_us) * 1000,
     };
-    Ok(Box::new(Engine::new(Box::new(backend), Box::new(Monotonic::default()), settings)))
+    Ok(Box::new(Engine::new(
+        Box::new(backend),
+        Box::new(Monotonic::default()),
+        settings,
+    )))
 }
 
 fn three_quarters_of_memory() -> u64 {

@@ -11,6 +11,7 @@ pub mod window;
 use std::rc::Rc;
 
 use tensord_shm::dtype::{DType, Scalar};
+use tensord_shm::elementwise::Elementwise;
 use tensord_shm::error::Code;
 use tensord_shm::handle::Handle;
 use tensord_shm::layout::{Layout, Shape};
@@ -88,39 +89,37 @@ impl Acceptance<'_> {
 
     /// An elementwise function.
     pub fn elementwise(&mut self, record: &ElementwiseRecord<'_>) -> Accepted {
-        let function = record.function;
-        let mut metas = [scalar_meta(record.dtype); 3];
         let mut args: [Option<NodeArg>; 3] = [None, None, None];
         for (k, &word) in record.operands.iter().enumerate() {
-            if record.immediate_mask >> k & 1 == 1 {
+            args[k] = Some(if record.immediate_mask >> k & 1 == 1 {
                 // The condition of a select is the one operand of another dtype.
-                let condition = function == tensord_shm::elementwise::Elementwise::Select && k == 0;
+                let condition = record.function == Elementwise::Select && k == 0;
                 let dtype = if condition { DType::Bool } else { record.dtype };
-                metas[k].dtype = dtype;
-                args[k] = Some(NodeArg::Immediate(dtype, Scalar(word).truncated(dtype)));
+                NodeArg::Immediate(dtype, Scalar(word).truncated(dtype))
             } else {
                 let handle =
                     Handle::from_wire(word).ok_or_else(|| self.failure(Code::BadHandle))?;
                 let binding = self.operand(handle)?;
-                metas[k] = binding.meta();
-                args[k] = Some(NodeArg::Value(
-                    Rc::clone(&binding.value),
-                    binding.view.clone(),
-                ));
-            }
+                NodeArg::Value(Rc::clone(&binding.value), binding.view.clone())
+            });
         }
-        let op = Op::Elementwise(function);
-        let meta = op
-            .infer(&metas[..record.operands.len()])
-            .map_err(|error| self.failure(error.code()))?;
+        let meta = match whole_values(record, &args) {
+            Some(meta) => meta,
+            None => {
+                let metas: Vec<Meta> = args.iter().flatten().map(NodeArg::meta).collect();
+                Op::Elementwise(record.function)
+                    .infer(&metas)
+                    .map_err(|error| self.failure(error.code()))?
+            }
+        };
         let value = self.waiting(meta);
         self.bind(record.out, Rc::clone(&value), None)?;
-        let args = args.into_iter().flatten();
+        let op = NodeOp::Elementwise(record.function);
         let about = (self.number, self.site);
         self.window.push(
-            NodeOp::Elementwise(function),
+            op,
             value,
-            args,
+            args.into_iter().flatten(),
             (&[], [Scalar(0); 2]),
             about,
         );
@@ -249,4 +248,31 @@ impl Acceptance<'_> {
         self.window.uncount_last();
         *arg = NodeArg::Value(value, None);
     }
+}
+
+/// The result of a function of whole values of one dtype and shape, and scalars: what [`Op::infer`] would say, without
+/// asking. `None` in every other case, for it to decide.
+fn whole_values(record: &ElementwiseRecord<'_>, args: &[Option<NodeArg>; 3]) -> Option<Meta> {
+    let function = record.function;
+    let mut first: Option<&Meta> = None;
+    let mut immediates = false;
+    for arg in args.iter().flatten() {
+        match arg {
+            NodeArg::Immediate(..) => immediates = true,
+            NodeArg::Value(value, None) => match first {
+                None => first = Some(&value.meta),
+                Some(meta) if *meta == value.meta => {}
+                Some(_) => return None,
+            },
+            NodeArg::Value(_, Some(_)) => return None,
+        }
+    }
+    let meta = first?;
+    let fits = function != Elementwise::Select
+        && function.info().domain.contains(meta.dtype)
+        && (!immediates || record.dtype == meta.dtype);
+    fits.then(|| Meta {
+        dtype: function.result(meta.dtype),
+        shape: meta.shape,
+    })
 }

@@ -10,7 +10,7 @@ use tensord_shm::dtype::{DType, Scalar};
 use tensord_shm::elementwise::Elementwise;
 use tensord_shm::error::Code;
 use tensord_shm::layout::Layout;
-use tensord_shm::op::Op;
+use tensord_shm::op::{Meta, Op, scalar_meta};
 use tensord_shm::record::opcode;
 
 use super::value::{Failure, State, Value};
@@ -32,6 +32,20 @@ pub enum NodeArg {
     Value(Rc<Value>, Option<Rc<Layout>>),
     /// A scalar.
     Immediate(DType, Scalar),
+}
+
+impl NodeArg {
+    /// Dtype and shape as the operation sees them.
+    pub fn meta(&self) -> Meta {
+        match self {
+            NodeArg::Immediate(dtype, _) => scalar_meta(*dtype),
+            NodeArg::Value(value, None) => value.meta,
+            NodeArg::Value(value, Some(view)) => Meta {
+                dtype: value.meta.dtype,
+                shape: view.shape,
+            },
+        }
+    }
 }
 
 /// An operation that computes.

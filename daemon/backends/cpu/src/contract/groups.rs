@@ -470,7 +470,7 @@ unsafe fn packed(
         let bytes = elements * size_of::<<S as Storage>::Compute>();
         // SAFETY: the operand is a bare load, whose elements the caller's contract covers.
         packs.find(buffer, &key, bytes as u64, || unsafe {
-            super::run::pack_whole::<S>(base, &key, isa)
+            super::tables::pack_whole::<S>(base, &key, isa)
         })
     })
 }

@@ -18,15 +18,18 @@
 //! # What it does not know
 //! Buffers, temporaries and threads: it is handed addresses that were checked against [`tensord_plan::Params`].
 
+mod finish;
 mod groups;
 mod kernel;
 mod layout;
 mod load;
 mod number;
+mod operands;
 mod packs;
 mod recent;
 mod run;
 mod scratch;
+mod tables;
 
 use std::ops::Range;
 use std::sync::Arc;

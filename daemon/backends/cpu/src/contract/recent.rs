@@ -38,7 +38,8 @@ impl Recent {
             self.entries.resize_with(ENTRIES, || None);
         }
         let address = Arc::as_ptr(params) as usize;
-        let place = (address / 64 ^ address / 64 / ENTRIES ^ contract.sizes.0 as usize) % ENTRIES;
+        let place =
+            ((address / 64) ^ (address / 64 / ENTRIES) ^ contract.sizes.0 as usize) % ENTRIES;
         let slot = &mut self.entries[place];
         let stands = slot
             .as_ref()

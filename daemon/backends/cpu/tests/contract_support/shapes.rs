@@ -441,7 +441,7 @@ pub fn build(case: &Case, computed: Computed) -> Launch {
         let [batch, m, n, k] = sizes;
         let mut fills = first_fills;
         fills[0] = Scalar::from_i64(instances.len() as i64, case.dtype);
-        if case.seed % 5 == 0 {
+        if case.seed.is_multiple_of(5) {
             fills[1] = Scalar::from_i64(instances.len() as i64 % 2, case.dtype);
         }
         instances.push(Tensors {
