@@ -32,10 +32,7 @@ pub enum Arg {
 
 /// A request. Inputs and computations name their result by their own position among the steps.
 #[derive(Clone, Debug)]
-#[allow(
-    clippy::large_enum_variant,
-    reason = "a program has a few dozen steps"
-)]
+#[allow(clippy::large_enum_variant, reason = "a program has a few dozen steps")]
 pub enum Step {
     /// A value goes in.
     Input {
@@ -272,7 +269,12 @@ impl Builder {
         }
         let mut args = vec![Arg::Slot(step)];
         if function == Elementwise::Select {
-            args.insert(0, self.partner(meta, DType::Bool));
+            // The client takes scalars of one dtype only.
+            let mut condition = self.partner(meta, DType::Bool);
+            while matches!(condition, Arg::Immediate(..)) {
+                condition = self.partner(meta, DType::Bool);
+            }
+            args.insert(0, condition);
         }
         while args.len() < function.arity() {
             let partner = self.partner(meta, meta.dtype);
@@ -574,7 +576,9 @@ impl Builder {
             dtype: self.dtype(),
             shape: self.shape(),
         };
-        let (start, step) = (self.immediate(meta.dtype), self.immediate(meta.dtype));
+        // Steps of `iota` are finite: 0 times infinity is no number to count from.
+        let finite = |data: &mut Random| Scalar(element(data, meta.dtype, false));
+        let (start, step) = (finite(&mut self.data), finite(&mut self.data));
         match self.random.below(3) {
             0 => self.compute(Op::Full(meta), Vec::new(), [start, Scalar(0)]),
             1 => {
@@ -759,11 +763,16 @@ impl Program {
         for (k, (a, b)) in merged.iter().zip(alone).enumerate() {
             if !same_bits(a, b, a.meta().dtype) {
                 let step = self.results[k];
+                let dtype = a.meta().dtype;
+                let (a_bits, b_bits) = (Value::bits_of(a, dtype), Value::bits_of(b, dtype));
+                let at = (0..a_bits.len()).find(|&at| a_bits[at] != b_bits[at]);
+                let at = at.expect("some element differs");
                 return Err(format!(
-                    "seed {}: result {step} ({} {}) has other bits merged than alone\n{self}",
+                    "seed {}: result {step} ({dtype} {}) has other bits merged than alone: element {at}: {:#x}, alone {:#x}\n{self}",
                     self.seed,
-                    a.meta().dtype,
-                    a.meta().shape
+                    a.meta().shape,
+                    a_bits[at],
+                    b_bits[at]
                 ));
             }
         }

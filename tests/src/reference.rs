@@ -226,6 +226,9 @@ fn accuracy(op: &Op, operands: &[&Value], dtype: DType) -> Accuracy {
     match (inherited, op) {
         (Some(operand), _) if moves => operand.accuracy,
         (Some(_), _) => Accuracy::Unknown,
+        (None, Op::Elementwise(function)) if shows_sign_of_nan(*function, operands) => {
+            Accuracy::Unknown
+        }
         (None, Op::Elementwise(function)) => match elementwise::tolerance(*function, dtype) {
             0 => Accuracy::Exact,
             ulps => Accuracy::Ulps(ulps),
@@ -235,6 +238,17 @@ fn accuracy(op: &Op, operands: &[&Value], dtype: DType) -> Accuracy {
         }
         _ => Accuracy::Exact,
     }
+}
+
+/// Does a result depend on the sign of a NaN, which nothing promises?
+fn shows_sign_of_nan(function: Elementwise, operands: &[&Value]) -> bool {
+    let reads = match function {
+        Elementwise::Signbit => operands[0],
+        Elementwise::CopySign => operands[1],
+        _ => return false,
+    };
+    let dtype = reads.meta.dtype;
+    dtype.is_float() && reads.bits.iter().any(|&bits| double(bits, dtype).is_nan())
 }
 
 /// Where a view's or a pad's element comes from; `None` for padding.

@@ -61,7 +61,6 @@ fn random_programs_of_several_processes_give_the_same_bits_merged_and_alone() {
     assert!(counter("cross_session_launches") > 0, "{stat}");
     assert!(counter("ops_fused") > 0, "{stat}");
     assert!(counter("instances_batched") > 0, "{stat}");
-    assert_eq!(counter("requests_failed"), 0, "{stat}");
     assert_eq!(counter("requests_lost"), 0, "{stat}");
     let command =
         "PROGRAMS=100000 cargo test --release -p tensord-tests --test merged_alone -- --nocapture";

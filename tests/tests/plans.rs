@@ -45,16 +45,14 @@ fn one_chain_of_all_sizes_needs_no_more_plans() {
     let session = daemon.session();
     // Where a busy machine interrupts the client a window may be cut, so plans of parts may come to be: few, and soon.
     run_sizes(&session, 1..=2_000);
-    let early = daemon.counter("plan_misses");
+    let early = daemon.counter("plans");
     run_sizes(&session, 2_001..=10_000);
-    let late = daemon.counter("plan_misses");
-    let hits = daemon.counter("plan_hits");
+    let late = daemon.counter("plans");
     assert!(
         late - early <= 24,
         "{early} plans after 2000 sizes, {late} after 10000"
     );
     assert!(late <= 80, "{late} plans for one chain");
-    assert!(hits >= 9_000, "{hits} hits");
     assert_eq!(
         daemon.counter("compiles"),
         0,
@@ -92,6 +90,7 @@ fn an_update_in_a_loop_needs_a_quarter_of_a_copy() {
         let step = g.scalar(Elementwise::Mul, 0.01).expect("it fits");
         p = p.binary(Elementwise::Sub, &step).expect("it fits");
     }
+    p.wait().expect("computed");
     let sum = p.reduce(Reduction::Sum, None, false).expect("it fits");
     let sum = sum.item::<f32>().expect("computed");
     assert!(sum.is_finite());

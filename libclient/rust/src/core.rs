@@ -381,6 +381,12 @@ impl Control {
         let until = Instant::now() + ANSWER_WITHIN;
         while Instant::now() < until {
             if let Err(error) = self.socket.send(self.sequence, &request) {
+                // What the daemon said before it hung up says more than a broken pipe.
+                while let Ok(Some(received)) = self.socket.receive(Some(Duration::ZERO)) {
+                    if let Some(reason) = notice(received)? {
+                        self.reason = Some(reason);
+                    }
+                }
                 return Err(self.gone(&format!("the daemon cannot be reached: {error}")));
             }
             let resend = Instant::now() + RESEND_AFTER;

@@ -1,7 +1,7 @@
 //! A process that runs random programs, merged and alone, and compares: with each other bit for bit, and with the reference.
 //!
 //! `program-worker SOCKET DATA_SEED CHUNK FIRST COUNT`: for each chunk of seeds it says `ready` and waits for a line, so that
-//! several of them submit the same programs at the same time. Ends with 1 at the first difference.
+//! several of them submit the same programs at the same time. Says each difference, and ends with 1 if there were any.
 
 use std::io::{BufRead, Write};
 use std::process::ExitCode;
@@ -52,6 +52,7 @@ fn work(arguments: &[String]) -> Result<(), String> {
     );
     let session = |merged| connect(socket, merged).map_err(|error| error.to_string());
     let (merged, alone) = (session(true)?, session(false)?);
+    let mut differences = 0;
     let mut lines = std::io::stdin().lock().lines();
     for from in (first..first + count).step_by(chunk as usize) {
         let seeds = from..(from + chunk).min(first + count);
@@ -64,10 +65,16 @@ fn work(arguments: &[String]) -> Result<(), String> {
         let together = run(&merged, &programs)?;
         let apart = run(&alone, &programs)?;
         for ((program, together), apart) in programs.iter().zip(&together).zip(&apart) {
-            program.judge(together, apart)?;
+            if let Err(why) = program.judge(together, apart) {
+                eprintln!("{why}");
+                differences += 1;
+            }
         }
     }
-    Ok(())
+    match differences {
+        0 => Ok(()),
+        some => Err(format!("{some} programs differed")),
+    }
 }
 
 fn main() -> ExitCode {
