@@ -25,7 +25,7 @@ DEMO_FLAGS = $(if $(WAV),--wav "$(WAV)") $(if $(SECONDS),--seconds "$(SECONDS)")
 PACKAGE_SOURCES := Cargo.toml Cargo.lock $(PACKAGE)/pyproject.toml $(shell find shm libclient/rust $(PACKAGE) \
 	-name '*.rs' -o -name Cargo.toml -o -name '*.py' -o -name py.typed)
 
-.PHONY: help build binaries demo test figures clean
+.PHONY: help build binaries demo test figures record clean
 
 help: ## Says what there is
 	@echo "tensord: an operating-system service for tensors"
@@ -79,6 +79,9 @@ test: build $(DONE)/test $(DONE)/demo ## Everything that must hold, with a summa
 
 figures: build $(DONE)/demo ## Measures each figure that the documentation states
 	$(VENV)/bin/python bench/figures/main.py
+
+record: build $(DONE)/demo ## Runs the demo and writes its picture and table into the README
+	$(VENV)/bin/python docs/record.py --daemon $(RELEASE)/tensord $(DEMO_FLAGS)
 
 clean: ## Removes what was built; downloads of the demo stay in .cache
 	rm -rf $(CARGO_TARGET_DIR) $(VENV) $(dir $(CARRIED))

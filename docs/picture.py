@@ -1,13 +1,10 @@
-"""Draws the demo as it stood in the terminal at its end: `picture.py TYPESCRIPT docs/demo.svg`.
+"""Draws the demo as it stood in the terminal at its end, as SVG. `record.py` calls it.
 
-The typescript is what `script -qec "make demo" FILE` recorded of a real run in a terminal of at least 120 columns. The
-picture shows the lanes of the first mode, the table, and the last lines. Nothing is drawn that the run did not print.
+The picture shows the lanes of the first mode, the table, and the last lines. Nothing is drawn that the run did not print.
 """
 
 import re
-import sys
 from html import escape
-from pathlib import Path
 
 CELL_WIDTH, LINE_HEIGHT, FONT_SIZE, MARGIN = 7.2, 16, 12, 12
 BACKGROUND, INK, FAINT = "#111418", "#d7dbe0", "#7b838c"
@@ -100,8 +97,3 @@ def runs(line):
         if column == len(line) or line[column][1] != line[start][1] or (line[column][0] == "█") != (line[start][0] == "█"):
             yield start, "".join(character for character, _ in line[start:column]), line[start][1]
             start = column
-
-
-if __name__ == "__main__":
-    source, target = map(Path, sys.argv[1:])
-    target.write_text(draw(chosen(screen(source.read_text(errors="replace")))))
