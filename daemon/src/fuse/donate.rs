@@ -1,6 +1,6 @@
 //! Looks over a finished plan: how long memory lives, and which input may give its memory to an output.
 
-use tensord_plan::{Access, Body, Buffer, Instr, Plan, Step};
+use tensord_plan::{Access, Body, Buffer, Instr, Map, Plan, Step};
 
 /// All accesses of a step: loads, then stores.
 fn accesses(step: &Step) -> (Vec<&Access>, Vec<&Access>) {
@@ -74,6 +74,7 @@ pub fn donations(plan: &Plan, values: &[i64]) -> Vec<(u32, u32)> {
                     };
                     let fits = same_place(access, &store.access, values, rank)
                         && !gathered(&map.body, load)
+                        && !stored_as_it_is(map, load)
                         && reads(plan, Buffer::Input(input)) == 1
                         && reads(plan, store.access.buffer) == 0
                         && found.iter().all(|&(taken, _)| taken != input);
@@ -100,6 +101,15 @@ fn gathered(body: &Body, load: usize) -> bool {
     body.instrs
         .iter()
         .any(|instr| matches!(instr, Instr::Gather { load: base, .. } if *base as usize == load))
+}
+
+/// Does a store write what was loaded there, unchanged? A backend may then read it in place as late as at that store, after
+/// the output that got the memory was written.
+fn stored_as_it_is(map: &Map, load: usize) -> bool {
+    map.stores.iter().any(|store| {
+        let made = &map.body.instrs[store.value.0 as usize];
+        matches!(made, Instr::Load(from) if *from as usize == load)
+    })
 }
 
 fn reads(plan: &Plan, buffer: Buffer) -> usize {
