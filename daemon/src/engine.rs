@@ -71,7 +71,7 @@ pub struct Engine {
     pub(crate) draining: bool,
     pub(crate) faults: Vec<SessionFault>,
     pub(crate) done: Vec<Completed>,
-    pub(crate) record: Box<RecordBuf>,
+    pub(crate) record: Option<Box<RecordBuf>>,
     next_cut: u64,
     held_until_ns: Option<u64>,
 }
@@ -96,7 +96,7 @@ impl Engine {
             draining: false,
             faults: Vec::new(),
             done: Vec::new(),
-            record: Box::new(RecordBuf::new()),
+            record: Some(Box::new(RecordBuf::new())),
             next_cut: 1,
             held_until_ns: None,
         }
@@ -104,13 +104,14 @@ impl Engine {
 
     /// One turn. Each stage does a bounded amount of work.
     pub fn turn(&mut self) -> Progress {
+        let now_ns = self.clock.now_ns();
         let mut busy = self.complete();
-        for k in 0..self.active.len() {
-            busy |= self.ingest(self.active[k]);
-        }
         busy |= self.device.constants.collect();
         for k in 0..self.active.len() {
-            busy |= self.plan(self.active[k]);
+            busy |= self.ingest(self.active[k], now_ns);
+        }
+        for k in 0..self.active.len() {
+            busy |= self.plan(self.active[k], now_ns);
         }
         busy |= self.dispatch();
         busy |= self.complete();
@@ -134,24 +135,27 @@ impl Engine {
     // ------------------------------------------------------------------ ingest
 
     /// Takes a bounded number of records from one queue.
-    fn ingest(&mut self, place: (usize, usize)) -> bool {
-        let now_ns = self.clock.now_ns();
+    fn ingest(&mut self, place: (usize, usize), now_ns: u64) -> bool {
         if !self.may_take(place, now_ns) {
             return false;
         }
-        let mut record = std::mem::take(&mut self.record);
+        let Some(mut record) = self.record.take() else {
+            return false;
+        };
         let mut taken = 0;
         while taken < RECORDS_PER_TURN {
             let Some(queue) = self.queue(place) else {
                 break;
             };
-            if queue.waiting.is_some() {
+            if queue.waiting.is_some() || queue.deferred.is_some() {
                 break;
             }
             match queue.take(&mut record) {
                 Taken::Record => {
                     taken += 1;
-                    self.accept(place, record.words(), now_ns);
+                    if !self.defer(place, record.words()) {
+                        self.accept(place, record.words(), now_ns);
+                    }
                 }
                 Taken::Nothing => break,
                 Taken::Broken(fault) => {
@@ -160,7 +164,7 @@ impl Engine {
                 }
             }
         }
-        self.record = record;
+        self.record = Some(record);
         if taken > 0
             && let Some(queue) = self.queue(place)
         {
@@ -170,7 +174,7 @@ impl Engine {
     }
 
     fn may_take(&mut self, place: (usize, usize), now_ns: u64) -> bool {
-        if !self.cross_wait_is_over(place, now_ns) {
+        if !self.cross_wait_is_over(place, now_ns) || !self.resume(place, now_ns) {
             return false;
         }
         let Some(queue) = self.queue(place) else {
@@ -187,6 +191,45 @@ impl Engine {
                 false
             }
         }
+    }
+
+    /// Keeps a request that names a constant for later while content of its tenant is being hashed: what it names may be
+    /// about to be known. The queue takes nothing meanwhile.
+    fn defer(&mut self, place: (usize, usize), words: &[u64]) -> bool {
+        let Some(session) = self.sessions[place.0].as_mut() else {
+            return false;
+        };
+        if !crate::ingest::is_bind(words) || !self.device.constants.is_hashing(session.spec.tenant)
+        {
+            return false;
+        }
+        if let Some(queue) = session.queue(place.1) {
+            queue.hold_open(queue.accepted);
+            queue.deferred = Some(words.into());
+        }
+        true
+    }
+
+    /// Accepts what was kept for later, if it is time. False: the queue still waits.
+    fn resume(&mut self, place: (usize, usize), now_ns: u64) -> bool {
+        let Some(session) = self.sessions[place.0].as_mut() else {
+            return false;
+        };
+        let tenant = session.spec.tenant;
+        let Some(queue) = session.queue(place.1) else {
+            return false;
+        };
+        if queue.deferred.is_none() {
+            return true;
+        }
+        if self.device.constants.is_hashing(tenant) {
+            return false;
+        }
+        if let Some(words) = queue.deferred.take() {
+            queue.close(queue.accepted);
+            self.accept(place, &words, now_ns);
+        }
+        true
     }
 
     /// Has the queue stopped waiting for another one?
@@ -266,8 +309,7 @@ impl Engine {
     }
 
     /// Makes work of what is wanted of one queue's window.
-    fn plan(&mut self, place: (usize, usize)) -> bool {
-        let now_ns = self.clock.now_ns();
+    fn plan(&mut self, place: (usize, usize), now_ns: u64) -> bool {
         let (quiet_ns, draining) = (self.settings.quiet_ns, self.draining);
         let Some(session) = self.sessions.get_mut(place.0).and_then(Option::as_mut) else {
             return false;

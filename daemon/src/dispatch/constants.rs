@@ -145,6 +145,13 @@ impl Constants {
         Some(block)
     }
 
+    /// Is content of this tenant being hashed?
+    pub fn is_hashing(&self, tenant: TenantId) -> bool {
+        self.hashing
+            .values()
+            .any(|hashing| hashing.tenant == tenant)
+    }
+
     /// Is hashing under way?
     pub fn is_busy(&self) -> bool {
         !self.hashing.is_empty()

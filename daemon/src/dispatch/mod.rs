@@ -147,13 +147,13 @@ impl Device {
             .collect();
         let mut outputs = Vec::with_capacity(work.outputs.len());
         for (index, &bytes) in work.template.params.output_bytes().iter().enumerate() {
-            let donor = plan
+            // One that is given has a further reference, so that nobody else is given it.
+            let given = plan
                 .donations
                 .iter()
-                .find(|donation| donation.1 as usize == index)
-                .map(|donation| donation.0 as usize);
-            let given = donor
-                .filter(|&input| may_donate(&work.inputs[input], &blocks[input], bytes, owner));
+                .filter(|donation| donation.1 as usize == index)
+                .map(|donation| donation.0 as usize)
+                .find(|&input| may_donate(&work.inputs[input], &blocks[input], bytes, owner));
             let block = match given {
                 Some(input) => Rc::clone(&blocks[input]),
                 None => self.memory.alloc(&mut *self.backend, owner, bytes)?,

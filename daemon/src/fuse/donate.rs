@@ -52,39 +52,38 @@ pub fn live_range(plan: &Plan, buffer: Buffer) -> (u32, u32) {
     )
 }
 
+/// Most pairs that a plan lists.
+const DONATIONS_MAX: usize = 64;
+
 /// Pairs of (input, output) where the input is read once in the whole plan, by the map that writes the output, element for
-/// element: the output may then be written over the input.
+/// element: the output may then be written over the input. Which inputs end with a launch is known only there, so an
+/// output has every input that fits: of `p - lr * g` it is `p` that ends, and `g` that is read first.
 pub fn donations(plan: &Plan, values: &[i64]) -> Vec<(u32, u32)> {
     let mut found: Vec<(u32, u32)> = Vec::new();
     for step in &plan.steps {
         let Step::Map(map) = step else { continue };
+        let rank = usize::from(map.rank);
         for store in &map.stores {
             let Buffer::Output(output) = store.access.buffer else {
                 continue;
             };
-            let rank = usize::from(map.rank);
-            let donor = map
-                .body
-                .loads
-                .iter()
-                .enumerate()
-                .find_map(|(load, access)| {
-                    let Buffer::Input(input) = access.buffer else {
-                        return None;
-                    };
-                    let fits = same_place(access, &store.access, values, rank)
-                        && !gathered(&map.body, load)
-                        && !stored_as_it_is(map, load)
-                        && reads(plan, Buffer::Input(input)) == 1
-                        && reads(plan, store.access.buffer) == 0
-                        && found.iter().all(|&(taken, _)| taken != input);
-                    fits.then_some(input)
-                });
-            if let Some(input) = donor {
-                found.push((input, output));
+            if reads(plan, store.access.buffer) > 0 {
+                continue;
             }
+            let loads = map.body.loads.iter().enumerate();
+            found.extend(loads.filter_map(|(load, access)| {
+                let Buffer::Input(input) = access.buffer else {
+                    return None;
+                };
+                let fits = same_place(access, &store.access, values, rank)
+                    && !gathered(&map.body, load)
+                    && !stored_as_it_is(map, load)
+                    && reads(plan, Buffer::Input(input)) == 1;
+                fits.then_some((input, output))
+            }));
         }
     }
+    found.truncate(DONATIONS_MAX);
     found
 }
 

@@ -67,6 +67,8 @@ pub struct Queue {
     pub demand: u64,
     /// The queue takes no records before this is over.
     pub waiting: Option<CrossWait>,
+    /// A request that waits until a constant's content is known.
+    pub deferred: Option<Box<[u64]>>,
     /// When the last record came.
     pub news_ns: u64,
     /// Is it polled?
@@ -110,6 +112,7 @@ impl Queue {
             downloads: VecDeque::new(),
             demand: 0,
             waiting: None,
+            deferred: None,
             news_ns: now_ns,
             active: true,
             frozen: false,
@@ -214,6 +217,13 @@ pub fn parse(words: &[u64]) -> Parsed<'_> {
         Ok(record) => Parsed::Request(record.request),
         Err(fault) => Parsed::Fault(fault),
     }
+}
+
+/// Does the record name a constant by its hash?
+pub fn is_bind(words: &[u64]) -> bool {
+    words
+        .first()
+        .is_some_and(|head| (head >> 16) as u16 == record::opcode::BIND)
 }
 
 /// The handles that a record releases; what is no handle is left out.
