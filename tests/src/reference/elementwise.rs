@@ -261,6 +261,7 @@ fn approximate(function: Elementwise, a: f64, b: f64) -> f64 {
         Cosh => libm::cosh(a),
         Tanh => libm::tanh(a),
         Asinh => libm::asinh(a),
+        Acosh if a < 1.0 => f64::NAN,
         Acosh => libm::acosh(a),
         Atanh => libm::atanh(a),
         Sigmoid if a >= 0.0 => 1.0 / (1.0 + libm::exp(-a)),
