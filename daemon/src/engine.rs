@@ -342,7 +342,7 @@ impl Engine {
                     }
                 }
             }
-            if cut.len() == 0 {
+            if cut.is_empty() {
                 continue;
             }
             match self.plans.find(cut.key(), || cut.segment()) {
@@ -562,7 +562,7 @@ impl Engine {
             .iter()
             .filter_map(|&(s, q)| self.sessions[s].as_ref()?.queues.get(q)?.as_ref());
         let quiet = queues.filter_map(|queue| {
-            let quiet = (queue.window.len() > 0).then(|| queue.news_ns + self.settings.quiet_ns);
+            let quiet = (!queue.window.is_empty()).then(|| queue.news_ns + self.settings.quiet_ns);
             let waiting = queue.waiting.map(|wait| wait.until_ns);
             quiet.into_iter().chain(waiting).min()
         });

@@ -166,7 +166,7 @@ impl Memory {
                 pool.free_bytes -= class;
                 buffer
             }
-            None => self.from_device(backend, class)?,
+            None => self.take_from_device(backend, class)?,
         };
         self.bytes += class;
         self.bytes_max = self.bytes_max.max(self.bytes);
@@ -199,7 +199,11 @@ impl Memory {
         })
     }
 
-    fn from_device(&mut self, backend: &mut dyn Backend, bytes: u64) -> Result<BufferId, Code> {
+    fn take_from_device(
+        &mut self,
+        backend: &mut dyn Backend,
+        bytes: u64,
+    ) -> Result<BufferId, Code> {
         match backend.alloc(bytes) {
             Ok(buffer) => Ok(buffer),
             Err(DeviceFault::OutOfMemory { .. }) => {

@@ -107,6 +107,11 @@ pub struct Cut {
 }
 
 impl Window {
+    /// Are there no nodes?
+    pub fn is_empty(&self) -> bool {
+        self.nodes.is_empty()
+    }
+
     /// Number of nodes.
     pub fn len(&self) -> usize {
         self.nodes.len()
@@ -184,8 +189,13 @@ impl Window {
             ..Cut::default()
         };
         if count == self.nodes.len() {
-            cut.args = std::mem::take(&mut self.args);
-            let nodes = std::mem::take(&mut self.nodes);
+            // The next window is probably as long as this one.
+            let (nodes, args) = (
+                Vec::with_capacity(count),
+                Vec::with_capacity(self.args.len()),
+            );
+            cut.args = std::mem::replace(&mut self.args, args);
+            let nodes = std::mem::replace(&mut self.nodes, nodes);
             let attributes = std::mem::take(&mut self.attributes);
             cut.fill(nodes, &attributes, serial);
             self.attributes = attributes;
@@ -336,6 +346,11 @@ impl Cut {
                 }
             }
         }
+    }
+
+    /// Are there no operations?
+    pub fn is_empty(&self) -> bool {
+        self.nodes.is_empty()
     }
 
     /// Number of operations.

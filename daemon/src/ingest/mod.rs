@@ -81,6 +81,10 @@ pub struct Queue {
 }
 
 /// One record, decoded as far as it can be.
+#[allow(
+    clippy::large_enum_variant,
+    reason = "one at a time on the stack; boxing would allocate for each request"
+)]
 pub enum Parsed<'a> {
     /// The commonest kind, in place.
     Elementwise(ElementwiseRecord<'a>),
@@ -204,7 +208,7 @@ impl Queue {
 
     /// Is there anything that a turn could move on?
     pub fn is_quiet(&self) -> bool {
-        self.window.len() == 0 && self.open.is_empty() && self.waiting.is_none()
+        self.window.is_empty() && self.open.is_empty() && self.waiting.is_none()
     }
 }
 
