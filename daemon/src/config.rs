@@ -168,7 +168,7 @@ pub struct ClassCeiling {
 pub struct EngineConfig {
     /// Microseconds without work after which the engine sleeps. Default 50, range 0 to 100000.
     pub park_us: u32,
-    /// Microseconds of a producer's silence after which its work is ready. Default 30, range 0 to 100000.
+    /// Microseconds of a producer's silence after which its work is ready. Default 100, range 0 to 100000.
     pub quiet_us: u32,
     /// Microseconds that ready work may at most be held for partners. Default 200, range 0 to 100000.
     pub hold_us: u32,
@@ -252,7 +252,7 @@ impl Default for EngineConfig {
     fn default() -> EngineConfig {
         EngineConfig {
             park_us: 50,
-            quiet_us: 30,
+            quiet_us: 100,
             hold_us: 200,
             slice_us: 2_000,
             threads: 0,

@@ -173,7 +173,7 @@ fn refused() -> Vec<(&'static str, Request, Code)> {
         (
             "download of nothing",
             download(handle(51, 3), far),
-            Code::BadHandle,
+            Code::Staging,
         ),
         (
             "seal of what was not begun",
@@ -187,7 +187,7 @@ fn refused() -> Vec<(&'static str, Request, Code)> {
                 value: 1,
                 timeout_us: 10,
             },
-            Code::Attribute,
+            Code::WaitTimeout,
         ),
     ]
 }

@@ -26,7 +26,7 @@ pub fn bad_messages_are_answered_and_hurt_nobody() {
     };
     let file = std::fs::File::open("/dev/null").unwrap();
     let fds = [file.as_fd(), file.as_fd(), file.as_fd()];
-    let before = daemon.fds();
+    let before = daemon.settled_fds();
     let table: Vec<(&str, Vec<u8>, usize, Code, &str)> = vec![
         (
             "truncated",

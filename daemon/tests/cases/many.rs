@@ -10,7 +10,7 @@ pub fn killed_clients_leave_nothing_behind() {
     let daemon = Daemon::start("leave", "");
     let mut stays = daemon.client();
     assert!(stays.round_trip());
-    let before = (daemon.fds(), daemon.maps());
+    let before = (daemon.settled_fds(), daemon.maps());
     for round in 0..50 {
         let mut clients: Vec<Client> = (0..4).map(|_| daemon.client()).collect();
         for client in &mut clients {
@@ -23,7 +23,7 @@ pub fn killed_clients_leave_nothing_behind() {
         drop(clients);
     }
     eventually("nothing stays", || {
-        ((daemon.fds(), daemon.maps()) == before).then_some(())
+        ((daemon.settled_fds(), daemon.maps()) == before).then_some(())
     });
     assert_eq!(daemon.stat()["sessions"].as_array().unwrap().len(), 1);
     assert!(stays.round_trip());

@@ -120,6 +120,18 @@ impl Daemon {
             .collect()
     }
 
+    /// The same, once messages between the processes that carry descriptors have arrived: when many looks in a row agree.
+    pub fn settled_fds(&self) -> BTreeMap<i32, usize> {
+        let (mut last, mut equal) = (self.fds(), 0);
+        super::eventually("the number of file descriptors settles", || {
+            let now = self.fds();
+            equal = if now == last { equal + 1 } else { 0 };
+            last = now;
+            (equal == 50).then_some(())
+        });
+        last
+    }
+
     /// Lines of `/proc/PID/maps` of each of the processes.
     pub fn maps(&self) -> BTreeMap<i32, usize> {
         let count = |pid: i32| {

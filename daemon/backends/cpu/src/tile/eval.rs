@@ -230,6 +230,8 @@ impl<'a> Evaluator<'a> {
         // SAFETY: `at` is one element, the slot has room for `capacity` of them.
         by_size!(size, T => unsafe { rows::repeat(arg.at.cast::<T>().read_unaligned(), to.cast::<T>(), n.next_multiple_of(LANES)) });
         self.args[value as usize] = Arg::tile(to);
+        // An immediate that is written out for this tile may be too short for the next one, or overwritten by then.
+        self.instance = usize::MAX;
         to
     }
 
