@@ -8,6 +8,10 @@ use tensord_cpu::Isa;
 use tensord_shm::dtype::DType;
 use tensord_shm::op::Elementwise::{self, *};
 
+/// A function and its reference.
+type Unary = (Elementwise, fn(f64) -> f64);
+type Binary = (Elementwise, fn(f64, f64) -> f64);
+
 fn bound(function: Elementwise) -> f64 {
     match function {
         Exp | Exp2 | Log | Log2 | Log10 | Sin | Cos | Hypot | Erf => 1.0,
@@ -74,7 +78,7 @@ fn special_values_and_all_exponents_agree_with_the_library() {
         }))
         .collect();
     let tile = Tile::of(&operands);
-    let rows: [(Elementwise, fn(f64) -> f64); 19] = [
+    let rows: [Unary; 19] = [
         (Exp, f64::exp),
         (Exp2, f64::exp2),
         (Expm1, f64::exp_m1),
@@ -119,7 +123,7 @@ fn powers_and_angles_have_the_special_cases_of_the_standard() {
             b.push(y);
         }
     }
-    let rows: [(Elementwise, fn(f64, f64) -> f64); 4] = [
+    let rows: [Binary; 4] = [
         (Pow, f64::powf),
         (Atan2, f64::atan2),
         (Hypot, f64::hypot),

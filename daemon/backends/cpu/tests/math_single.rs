@@ -85,7 +85,10 @@ fn unary_functions_keep_their_bounds_over_all_exponents() {
     assert!(failures.is_empty(), "{failures:#?}");
 }
 
-const BINARY: [(Elementwise, fn(f64, f64) -> f64, f64); 8] = [
+/// A function of two operands, its definition in f64, and the bound of its error in ulp.
+type BinaryCase = (Elementwise, fn(f64, f64) -> f64, f64);
+
+const BINARY: [BinaryCase; 8] = [
     (Add, |a, b| a + b, 0.5001),
     (Sub, |a, b| a - b, 0.5001),
     (Mul, |a, b| a * b, 0.5001),
