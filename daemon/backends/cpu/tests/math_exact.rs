@@ -56,7 +56,7 @@ fn define(function: Elementwise, a: i128, b: i128, width: i128) -> i128 {
         ShiftLeft if (0..width).contains(&b) => a << b,
         ShiftLeft => 0,
         ShiftRight if (0..width).contains(&b) => a.div_euclid(1 << b),
-        ShiftRight => truth(a < 0) * -1,
+        ShiftRight => -truth(a < 0),
         Clamp => a.max(b).min(3),
         Select => a,
         _ => unreachable!("no integer function"),
