@@ -174,6 +174,17 @@ impl Load {
     }
 }
 
+/// Waits, under load, until the child in a role is no longer one that died at once: those are started after a growing pause,
+/// and what is measured here is one death, not a row of them.
+fn has_lived(daemon: &Daemon, role: &str) {
+    let seen = Instant::now();
+    let pid = eventually("there is such a child", || daemon.child(role));
+    eventually("it lives", || {
+        (seen.elapsed() > Duration::from_millis(250)).then_some(())
+    });
+    assert_eq!(daemon.child(role), Some(pid), "nobody else kills it");
+}
+
 /// The sum of all outcomes, once nothing is in flight.
 fn outcomes_add_up(daemon: &Daemon) {
     let sum = |stat: &serde_json::Value| {
@@ -202,6 +213,7 @@ fn engines_killed_under_load_are_back_at_once() {
     load.answers_again();
     let mut slowest = Duration::ZERO;
     for _ in 0..kills {
+        has_lived(&daemon, "engine");
         daemon.kill("engine");
         slowest = slowest.max(load.answers_again());
     }
@@ -228,6 +240,7 @@ fn brokers_killed_under_load_are_not_noticed() {
     let load = Load::start(&daemon);
     load.answers_again();
     for _ in 0..kills {
+        has_lived(&daemon, "broker");
         let pid = daemon.kill("broker");
         load.answers_again();
         eventually("there is another broker", || {

@@ -130,11 +130,12 @@ impl<'a> Machine<'a> {
     }
 
     fn done(self, scratch: &mut Scratch) {
-        for args in self.spare {
-            scratch.keep_tables(args);
-        }
-        for (_, evaluator) in self.evaluators.into_iter().flatten() {
-            scratch.keep_tables(evaluator.into_tables());
+        // As many as were taken: an evaluator holds those that were spare before it was made.
+        for (spare, evaluator) in self.spare.into_iter().zip(self.evaluators) {
+            scratch.keep_tables(match evaluator {
+                Some((_, evaluator)) => evaluator.into_tables(),
+                None => spare,
+            });
         }
     }
 
