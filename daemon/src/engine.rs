@@ -43,6 +43,9 @@ const LAUNCHES_MAX: usize = 2;
 /// A queue without news for this long is no longer polled; its client rings.
 const POLL_NS: u64 = 2_000_000;
 
+/// Bytes that a device writes in a nanosecond, in order of magnitude.
+const BYTES_PER_NS: u64 = 8;
+
 /// What an engine is told of the world.
 #[derive(Clone, Copy, Debug)]
 pub struct Settings {
@@ -291,6 +294,12 @@ impl Engine {
 
     // ------------------------------------------------------------------ fuse
 
+    /// How long a queue must be silent before unfinished work runs: `quiet_us`, and as long again as a device would take to write
+    /// its largest result. Large work that runs a moment too early writes a value whose release was on its way.
+    fn silence_ns(queue: &Queue, quiet_ns: u64) -> u64 {
+        quiet_ns + queue.window.largest_bytes() / BYTES_PER_NS
+    }
+
     /// The timeline value up to which a queue's window is wanted now; 0 if nothing is.
     fn wanted(queue: &mut Queue, now_ns: u64, quiet_ns: u64, draining: bool) -> u64 {
         let demanded = queue.ends.consumer.demanded();
@@ -300,7 +309,7 @@ impl Engine {
         let all = queue.window.len() >= LAUNCH_WORTH
             || queue.starved
             || draining
-            || now_ns.saturating_sub(queue.news_ns) >= quiet_ns;
+            || now_ns.saturating_sub(queue.news_ns) >= Engine::silence_ns(queue, quiet_ns);
         match queue.demand.max(demanded) {
             _ if all => u64::MAX,
             demand if demand >= first => demand,
@@ -562,7 +571,8 @@ impl Engine {
             .iter()
             .filter_map(|&(s, q)| self.sessions[s].as_ref()?.queues.get(q)?.as_ref());
         let quiet = queues.filter_map(|queue| {
-            let quiet = (!queue.window.is_empty()).then(|| queue.news_ns + self.settings.quiet_ns);
+            let quiet = (!queue.window.is_empty())
+                .then(|| queue.news_ns + Engine::silence_ns(queue, self.settings.quiet_ns));
             let waiting = queue.waiting.map(|wait| wait.until_ns);
             quiet.into_iter().chain(waiting).min()
         });

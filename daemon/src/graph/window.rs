@@ -77,6 +77,8 @@ pub struct Window {
     args: Vec<NodeArg>,
     /// Words of the operations' attributes as they came, for the key.
     attributes: Vec<u64>,
+    /// Bytes of the largest result since the window was last empty.
+    largest_bytes: u64,
 }
 
 /// A request that ended in an error.
@@ -122,6 +124,11 @@ impl Window {
         self.nodes.first().map(|node| node.number)
     }
 
+    /// Bytes of the largest result since the window was last empty: the least that its work will write.
+    pub fn largest_bytes(&self) -> u64 {
+        self.largest_bytes
+    }
+
     /// Timeline value of the last node.
     pub fn last_number(&self) -> Option<u64> {
         self.nodes.last().map(|node| node.number)
@@ -137,6 +144,11 @@ impl Window {
         (number, site): (u64, u32),
     ) {
         let first = self.args.len() as u32;
+        if self.nodes.is_empty() {
+            self.largest_bytes = 0;
+        }
+        let bytes = value.meta.shape.count() * value.meta.dtype.size() as u64;
+        self.largest_bytes = self.largest_bytes.max(bytes);
         for arg in args {
             if let NodeArg::Value(value, _) = &arg {
                 value.add_use();
