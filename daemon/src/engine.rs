@@ -10,6 +10,7 @@
 //! gathered ([`Engine::wanted`]).
 
 use std::collections::HashMap;
+use std::rc::Rc;
 use std::time::Duration;
 
 use tensord_plan::{Backend, Completed, DeviceFault};
@@ -18,6 +19,7 @@ use tensord_shm::ring::{RecordBuf, RingFault};
 use tensord_shm::staging::StagingMap;
 
 use crate::clock::Clock;
+use crate::dispatch::memory::Account;
 use crate::dispatch::{Device, Placed};
 use crate::engine_process::{
     Progress, QueueEnds, Refusal, SessionFault, SessionId, SessionSpec, SessionTotals, TenantId,
@@ -55,6 +57,16 @@ pub struct Settings {
     pub quiet_ns: u64,
     /// Ready work is never held longer than this for partners.
     pub hold_ns: u64,
+    /// Device memory that the sessions of a tenant may hold together.
+    pub tenant_device_bytes: u64,
+}
+
+/// A tenant with sessions.
+pub(crate) struct Tenant {
+    /// How many.
+    pub sessions: u32,
+    /// Their device memory together.
+    pub account: Rc<Account>,
 }
 
 /// The engine.
@@ -66,7 +78,7 @@ pub struct Engine {
     pub(crate) scheduler: Scheduler,
     pub(crate) sessions: Vec<Option<Session>>,
     pub(crate) index: HashMap<SessionId, usize>,
-    pub(crate) tenants: HashMap<TenantId, u32>,
+    pub(crate) tenants: HashMap<TenantId, Tenant>,
     /// Queues that are polled.
     pub(crate) active: Vec<(usize, usize)>,
     pub(crate) counters: Counters,

@@ -33,10 +33,10 @@ pub struct Session {
 
 impl Session {
     /// A session that did nothing yet.
-    pub fn new(spec: SessionSpec) -> Session {
+    pub fn new(spec: SessionSpec, tenant: &Rc<Account>) -> Session {
         Session {
             handles: Handles::new(spec.limits.handles),
-            account: Account::new(spec.limits.device_bytes),
+            account: Account::of_session(spec.limits.device_bytes, tenant),
             spec,
             queues: Vec::new(),
             staging: Vec::new(),

@@ -14,7 +14,8 @@ use tensord_plan::{Backend, SealedMemory};
 use tensord_shm::error::Code;
 use tensord_shm::sealed::SealedMap;
 
-use super::memory::{Block, Memory};
+use super::memory::{Block, Charge, Memory};
+use super::transfer::Owner;
 use crate::engine_process::{ConstantKey, TenantId};
 use crate::graph::value::{State, Value};
 
@@ -94,7 +95,7 @@ impl Constants {
     pub fn create(
         &mut self,
         (memory, backend): (&mut Memory, &mut dyn Backend),
-        tenant: TenantId,
+        owner: Owner<'_>,
         bytes: u64,
         fill: impl FnOnce(&mut [u8]) -> Result<(), Code>,
     ) -> Result<(Rc<Block>, PendingConstant), Code> {
@@ -107,6 +108,7 @@ impl Constants {
                 Error::Io
             }
         }
+        let charge = Charge::new(owner.1.tenant(), bytes)?;
         let made = SealedMap::create(bytes, |to| fill(to).map_err(Error::Code));
         let (fd, map) = made.map_err(|error| match error {
             Error::Io => Code::OutOfMemory,
@@ -115,7 +117,7 @@ impl Constants {
         let sealed = Arc::new(Sealed(map));
         let shared: Arc<dyn SealedMemory> = Arc::clone(&sealed) as _;
         let buffer = backend.adopt(shared).map_err(|_| Code::OutOfMemory)?;
-        let block = memory.adopted(buffer, bytes, tenant);
+        let block = memory.adopted(buffer, bytes, owner.0, Some(charge));
         Ok((block, PendingConstant { sealed, fd }))
     }
 
@@ -226,7 +228,7 @@ impl Constants {
         let buffer = backend
             .adopt(Arc::new(Sealed(map)))
             .map_err(|fault| std::io::Error::other(fault.to_string()))?;
-        let block = memory.adopted(buffer, bytes, key.0);
+        let block = memory.adopted(buffer, bytes, key.0, None);
         self.held.insert(
             key,
             Held {

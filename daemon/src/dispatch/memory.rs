@@ -19,22 +19,53 @@ const KEPT_BYTES_MAX: u64 = 256 << 20;
 /// Alignment of all blocks.
 const ALIGN: u64 = 64;
 
-/// What a session holds, and may hold.
+/// What a session or a tenant holds, and may hold.
 #[derive(Debug)]
 pub struct Account {
     /// Bytes held now.
     pub bytes: Cell<u64>,
-    /// Bytes that may be held.
-    pub limit: Cell<u64>,
+    limit: u64,
+    /// The tenant's account, of a session's.
+    tenant: Option<Rc<Account>>,
 }
 
 impl Account {
-    /// An account for at most `limit` bytes.
-    pub fn new(limit: u64) -> Rc<Account> {
+    /// A tenant's account for at most `limit` bytes.
+    pub fn of_tenant(limit: u64) -> Rc<Account> {
         Rc::new(Account {
             bytes: Cell::new(0),
-            limit: Cell::new(limit),
+            limit,
+            tenant: None,
         })
+    }
+
+    /// A session's account for at most `limit` bytes, which are the tenant's as well.
+    pub fn of_session(limit: u64, tenant: &Rc<Account>) -> Rc<Account> {
+        Rc::new(Account {
+            bytes: Cell::new(0),
+            limit,
+            tenant: Some(Rc::clone(tenant)),
+        })
+    }
+
+    /// The account above this one, or this one.
+    pub fn tenant(self: &Rc<Account>) -> &Rc<Account> {
+        self.tenant.as_ref().unwrap_or(self)
+    }
+
+    fn has_room(&self, bytes: u64) -> bool {
+        self.bytes
+            .get()
+            .checked_add(bytes)
+            .is_some_and(|sum| sum <= self.limit)
+    }
+
+    fn add(&self, bytes: u64) {
+        self.bytes.set(self.bytes.get() + bytes);
+    }
+
+    fn take(&self, bytes: u64) {
+        self.bytes.set(self.bytes.get() - bytes);
     }
 }
 
@@ -42,20 +73,33 @@ impl Account {
 #[derive(Debug)]
 pub struct Charge {
     account: Rc<Account>,
+    tenant: Option<Rc<Account>>,
     bytes: u64,
 }
 
 impl Charge {
-    /// Charges `bytes`, within the account's limit.
+    /// Charges an account and the one above it, within both limits.
     pub fn new(account: &Rc<Account>, bytes: u64) -> Result<Charge, Code> {
-        let after = account
-            .bytes
-            .get()
-            .checked_add(bytes)
-            .filter(|&sum| sum <= account.limit.get());
-        account.bytes.set(after.ok_or(Code::OutOfMemory)?);
+        let mut charge = Charge::reference(account, bytes)?;
+        if let Some(tenant) = &account.tenant {
+            if !tenant.has_room(bytes) {
+                return Err(Code::OutOfMemory);
+            }
+            tenant.add(bytes);
+            charge.tenant = Some(Rc::clone(tenant));
+        }
+        Ok(charge)
+    }
+
+    /// Charges an account alone: for a reference to content that its tenant has paid for once.
+    pub fn reference(account: &Rc<Account>, bytes: u64) -> Result<Charge, Code> {
+        if !account.has_room(bytes) {
+            return Err(Code::OutOfMemory);
+        }
+        account.add(bytes);
         Ok(Charge {
             account: Rc::clone(account),
+            tenant: None,
             bytes,
         })
     }
@@ -63,9 +107,10 @@ impl Charge {
 
 impl Drop for Charge {
     fn drop(&mut self) {
-        self.account
-            .bytes
-            .set(self.account.bytes.get() - self.bytes);
+        self.account.take(self.bytes);
+        if let Some(tenant) = &self.tenant {
+            tenant.take(self.bytes);
+        }
     }
 }
 
@@ -87,7 +132,7 @@ pub struct Block {
     /// Whose content it holds.
     pub tenant: TenantId,
     adopted: bool,
-    charge: RefCell<Option<Charge>>,
+    _charge: Option<Charge>,
     freed: Rc<RefCell<Vec<Freed>>>,
 }
 
@@ -173,11 +218,17 @@ impl Memory {
         Ok(self.block(buffer, class, tenant, false, Some(charge)))
     }
 
-    /// A block over sealed memory that the backend has adopted. Its charges are the constant store's.
-    pub fn adopted(&mut self, buffer: BufferId, bytes: u64, tenant: TenantId) -> Rc<Block> {
+    /// A block over sealed memory that the backend has adopted, with what the tenant pays for it.
+    pub fn adopted(
+        &mut self,
+        buffer: BufferId,
+        bytes: u64,
+        tenant: TenantId,
+        charge: Option<Charge>,
+    ) -> Rc<Block> {
         self.bytes += bytes;
         self.bytes_max = self.bytes_max.max(self.bytes);
-        self.block(buffer, bytes, tenant, true, None)
+        self.block(buffer, bytes, tenant, true, charge)
     }
 
     fn block(
@@ -194,7 +245,7 @@ impl Memory {
             bytes,
             tenant,
             adopted,
-            charge: RefCell::new(charge),
+            _charge: charge,
             freed,
         })
     }
@@ -216,18 +267,6 @@ impl Memory {
             }
             Err(_) => Err(Code::DeviceFault),
         }
-    }
-
-    /// Hands a block's charge to another account, where its limit allows.
-    pub fn recharge(block: &Block, account: &Rc<Account>) -> Result<(), Code> {
-        let mut charge = block.charge.borrow_mut();
-        if charge
-            .as_ref()
-            .is_some_and(|charge| !Rc::ptr_eq(&charge.account, account))
-        {
-            *charge = Some(Charge::new(account, block.bytes)?);
-        }
-        Ok(())
     }
 
     /// Takes back what was dropped since the last call.
@@ -284,5 +323,40 @@ impl Memory {
         self.collect(backend);
         self.trim(backend, tenant, 0);
         self.pools.remove(&tenant);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_charge_counts_for_session_and_tenant_until_it_is_dropped() {
+        let tenant = Account::of_tenant(100);
+        let [a, b] = [80, 80].map(|limit| Account::of_session(limit, &tenant));
+        let held = Charge::new(&a, 70).expect("within both limits");
+        assert_eq!((a.bytes.get(), tenant.bytes.get()), (70, 70));
+        assert_eq!(
+            Charge::new(&a, 20).err(),
+            Some(Code::OutOfMemory),
+            "the session's limit"
+        );
+        assert_eq!(
+            Charge::new(&b, 40).err(),
+            Some(Code::OutOfMemory),
+            "the tenant's limit"
+        );
+        assert_eq!(
+            (b.bytes.get(), tenant.bytes.get()),
+            (0, 70),
+            "a refusal charges nobody"
+        );
+        let reference = Charge::reference(&b, 40).expect("content that is paid for");
+        assert_eq!((b.bytes.get(), tenant.bytes.get()), (40, 70));
+        drop((held, reference));
+        assert_eq!(
+            (a.bytes.get(), b.bytes.get(), tenant.bytes.get()),
+            (0, 0, 0)
+        );
     }
 }

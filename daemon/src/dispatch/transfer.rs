@@ -145,7 +145,7 @@ impl Device {
             to.copy_from_slice(&pieces);
             Ok(())
         })?;
-        *value.charge.borrow_mut() = Some(Charge::new(owner.1, bytes)?);
+        *value.charge.borrow_mut() = Some(Charge::reference(owner.1, bytes)?);
         value.set(State::Ready(Rc::clone(&sealed)));
         self.constants.share(value, &sealed, pending);
         Ok(())
@@ -163,7 +163,7 @@ impl Device {
             .constants
             .find(&(owner.0, hash), bytes)
             .ok_or(Code::NotHeld)?;
-        let charge = Charge::new(owner.1, bytes)?;
+        let charge = Charge::reference(owner.1, bytes)?;
         self.constants.shared_bytes_saved += bytes;
         let value = Value::new(meta, State::Ready(block));
         value.constant.set(true);
@@ -201,7 +201,7 @@ impl Device {
         fill: impl FnOnce(&mut [u8]) -> Result<(), Code>,
     ) -> Result<Rc<Value>, Code> {
         let bytes = bytes_of(&meta);
-        let charge = Charge::new(owner.1, bytes)?;
+        let charge = Charge::reference(owner.1, bytes)?;
         let (block, pending) = self.sealed(owner, bytes, fill)?;
         let value = Value::new(meta, State::Ready(Rc::clone(&block)));
         value.constant.set(true);
@@ -217,7 +217,7 @@ impl Device {
         fill: impl FnOnce(&mut [u8]) -> Result<(), Code>,
     ) -> Result<(Rc<Block>, PendingConstant), Code> {
         self.constants
-            .create((&mut self.memory, &mut *self.backend), owner.0, bytes, fill)
+            .create((&mut self.memory, &mut *self.backend), owner, bytes, fill)
     }
 
     fn fill(

@@ -11,10 +11,11 @@ use tensord_shm::error::Code;
 
 use super::{
     Engine, QueueEnds, Refusal, Session, SessionFault, SessionId, SessionSpec, SessionTotals,
-    Settings, StagingMap,
+    Settings, StagingMap, Tenant,
 };
 use crate::clock::Monotonic;
 use crate::config::Config;
+use crate::dispatch::memory::Account;
 use crate::engine_process::{ConstantKey, EngineCore, EngineStart, Progress};
 use crate::ingest::Queue;
 
@@ -40,6 +41,7 @@ pub fn make(start: &EngineStart) -> Result<Box<dyn EngineCore>, String> {
         epoch: start.epoch,
         quiet_ns: u64::from(settings.quiet_us) * 1000,
         hold_ns: u64::from(settings.hold_us) * 1000,
+        tenant_device_bytes: start.config.limits.tenant_device_bytes,
     };
     Ok(Box::new(Engine::new(
         Box::new(backend),
@@ -90,8 +92,13 @@ impl Engine {
 impl EngineCore for Engine {
     fn attach(&mut self, spec: SessionSpec) -> Result<(), Refusal> {
         let id = spec.id;
-        *self.tenants.entry(spec.tenant).or_default() += 1;
-        let session = Session::new(spec);
+        let limit = self.settings.tenant_device_bytes;
+        let tenant = self.tenants.entry(spec.tenant).or_insert_with(|| Tenant {
+            sessions: 0,
+            account: Account::of_tenant(limit),
+        });
+        tenant.sessions += 1;
+        let session = Session::new(spec, &tenant.account);
         let index = self
             .sessions
             .iter()
@@ -164,9 +171,11 @@ impl EngineCore for Engine {
         self.scheduler.turn.forget_session(id);
         self.device.memory.collect(&mut *self.device.backend);
         self.device.constants.sweep(self.clock.now_ns());
-        let left = self.tenants.entry(tenant).or_default();
-        *left = left.saturating_sub(1);
-        if *left == 0 {
+        let last = self.tenants.get_mut(&tenant).is_none_or(|left| {
+            left.sessions = left.sessions.saturating_sub(1);
+            left.sessions == 0
+        });
+        if last {
             self.tenants.remove(&tenant);
             self.scheduler.turn.forget_tenant(tenant);
             self.device
