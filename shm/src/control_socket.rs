@@ -160,11 +160,16 @@ impl ControlSocket {
             return Ok(None);
         }
         let mut buffer = [0; MESSAGE_BYTES];
-        let datagram = match receive_datagram(self.socket.as_fd(), &mut buffer, true) {
+        let reset = |error: &io::Error| error.kind() == io::ErrorKind::ConnectionReset;
+        let mut received = receive_datagram(self.socket.as_fd(), &mut buffer, true);
+        if received.as_ref().is_err_and(reset) {
+            // A daemon that hung up with something of ours unread: the kernel says so once, before it gives out the last
+            // words, which are why it hung up.
+            received = receive_datagram(self.socket.as_fd(), &mut buffer, true);
+        }
+        let datagram = match received {
             Ok(datagram) => datagram,
-            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {
-                return Err(ControlSocketError::Closed);
-            }
+            Err(error) if reset(&error) => return Err(ControlSocketError::Closed),
             Err(error) => return Err(error.into()),
         };
         if datagram.length == 0 {
