@@ -548,8 +548,9 @@ impl Engine {
 
     // ------------------------------------------------------------------ rest
 
-    /// Nothing to do: queues without news are no longer polled.
+    /// Nothing to do: what was let go is counted as free, and queues without news are no longer polled.
     fn rest(&mut self) {
+        self.device.memory.collect(&mut *self.device.backend);
         let now_ns = self.clock.now_ns();
         let mut k = 0;
         while k < self.active.len() {
