@@ -121,7 +121,9 @@ impl Engine {
     pub fn turn(&mut self) -> Progress {
         let now_ns = self.clock.now_ns();
         let mut busy = self.complete();
-        busy |= self.device.constants.collect();
+        if self.device.constants.collect() {
+            return Progress::Report;
+        }
         for k in 0..self.active.len() {
             busy |= self.ingest(self.active[k], now_ns);
         }
@@ -132,6 +134,7 @@ impl Engine {
         busy |= self.complete();
         for k in 0..self.active.len() {
             let place = self.active[k];
+            busy |= self.secure(place);
             busy |= self.deliver(place);
             if let Some(queue) = self.queue(place) {
                 Engine::publish(queue);

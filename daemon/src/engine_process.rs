@@ -114,6 +114,8 @@ pub enum Progress {
     Busy,
     /// Nothing could be done.
     Idle,
+    /// There is news for the supervisor, which has to have it before the next tick.
+    Report,
 }
 
 /// What the process shell asks of an engine.
@@ -609,6 +611,10 @@ impl Shell {
             let now = Instant::now();
             match progress {
                 Progress::Busy => self.idle_since = None,
+                Progress::Report => {
+                    self.idle_since = None;
+                    return Some(Duration::ZERO);
+                }
                 Progress::Idle => {
                     let idle = now - *self.idle_since.get_or_insert(now);
                     let deadline = engine.next_deadline();

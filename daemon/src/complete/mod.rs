@@ -8,7 +8,7 @@ use tensord_shm::error::Code;
 use crate::dispatch::{InFlight, Placed, fail_outputs};
 use crate::engine::Engine;
 use crate::graph::value::Failure;
-use crate::ingest::Queue;
+use crate::ingest::{Download, Hashing, Queue};
 use crate::schedule::Work;
 use crate::session::Session;
 
@@ -110,60 +110,92 @@ impl Engine {
         self.counters.requests_failed += count;
     }
 
+    /// The outcome of one request that is no operation of a window.
+    pub(crate) fn settle(
+        &mut self,
+        place: (usize, usize),
+        number: u64,
+        site: u32,
+        result: Result<(), Failure>,
+    ) {
+        let Some(session) = self.sessions[place.0].as_mut() else {
+            return;
+        };
+        let Session { queues, totals, .. } = session;
+        let Some(queue) = queues.get_mut(place.1).and_then(Option::as_mut) else {
+            return;
+        };
+        match result {
+            Ok(()) => {
+                totals.ok += 1;
+                self.counters.requests_ok += 1;
+                queue.ends.completion.release_errors(1);
+            }
+            Err(failure) => {
+                totals.failed += 1;
+                self.counters.requests_failed += 1;
+                queue.fail(number, site, failure);
+            }
+        }
+    }
+
     /// Copies out values that are there, in the order in which they were asked for.
     pub(crate) fn deliver(&mut self, place: (usize, usize)) -> bool {
-        let Some(session) = &mut self.sessions[place.0] else {
-            return false;
-        };
-        let Session {
-            queues,
-            staging,
-            totals,
-            ..
-        } = session;
-        let Some(queue) = queues.get_mut(place.1).and_then(Option::as_mut) else {
-            return false;
-        };
         let mut any = false;
-        while let Some(download) = queue.downloads.front() {
-            let failure = download.value.failure();
-            let block = download.value.block();
-            let result = match (failure, block) {
+        while let Some(Session {
+            queues, staging, ..
+        }) = self.sessions[place.0].as_mut()
+            && let Some(queue) = queues.get_mut(place.1).and_then(Option::as_mut)
+            && let Some(&Download {
+                number,
+                site,
+                ref value,
+                at,
+                to,
+            }) = queue.downloads.front()
+        {
+            let result = match (value.failure(), value.block()) {
                 (Some(failure), _) => Err(Failure {
                     code: Code::Poisoned,
                     ..failure
                 }),
-                (None, Some(block)) if self.device.is_written(&download.value) => {
-                    let map = staging.get(download.to.arena as usize);
-                    let result = map.ok_or(Code::Staging).and_then(|map| {
-                        self.device.download(&block, download.at, map, download.to)
-                    });
-                    result.map_err(|code| Failure {
+                (None, Some(block)) if self.device.is_written(value) => staging
+                    .get(to.arena as usize)
+                    .ok_or(Code::Staging)
+                    .and_then(|map| self.device.download(&block, at, map, to))
+                    .map_err(|code| Failure {
                         code,
-                        origin: download.number,
-                        site: download.site,
-                    })
-                }
+                        origin: number,
+                        site,
+                    }),
                 _ => break,
             };
-            let Some(download) = queue.downloads.pop_front() else {
-                break;
-            };
-            download.value.drop_use();
+            value.drop_use();
+            queue.downloads.pop_front();
+            queue.close(number);
             any = true;
-            queue.close(download.number);
-            match result {
-                Ok(()) => {
-                    totals.ok += 1;
-                    self.counters.requests_ok += 1;
-                    queue.ends.completion.release_errors(1);
-                }
-                Err(failure) => {
-                    totals.failed += 1;
-                    self.counters.requests_failed += 1;
-                    queue.fail(download.number, download.site, failure);
-                }
+            self.settle(place, number, site, result);
+        }
+        any
+    }
+
+    /// Ends the uploads of constants whose content is safe.
+    pub(crate) fn secure(&mut self, place: (usize, usize)) -> bool {
+        let mut any = false;
+        while let Some(queue) = self.queue(place)
+            && let Some(&Hashing {
+                number,
+                site,
+                ticket,
+            }) = queue.hashing.front()
+            && self.device.constants.is_settled(ticket)
+        {
+            any = true;
+            if let Some(queue) = self.queue(place) {
+                queue.hashing.pop_front();
+                queue.close(number);
             }
+            self.settle(place, number, site, Ok(()));
         }
         any
     }

@@ -3,8 +3,12 @@
 //! An upload marked constant is copied into sealed memory and can be used at once. A thread of its own hashes it (BLAKE3); when the
 //! hash is known, equal content of the tenant is held once, whoever uploaded it. The hash that a client states is never
 //! believed; it only finds what the engine hashed itself.
+//!
+//! # Invariant
+//! The upload's request is finished only when its content is with the supervisor: a constant whose upload is done outlives the
+//! engine.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::os::fd::OwnedFd;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
@@ -30,6 +34,10 @@ impl SealedMemory for Sealed {
     }
 }
 
+/// A constant's place among those to be hashed, in order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Ticket(u64);
+
 struct Held {
     block: Weak<Block>,
     bytes: u64,
@@ -45,11 +53,12 @@ struct Hashing {
 /// The constants of all tenants.
 pub struct Constants {
     held: HashMap<ConstantKey, Held>,
-    hashing: HashMap<u64, Hashing>,
+    hashing: VecDeque<(Ticket, Hashing)>,
     retained: Vec<(Rc<Block>, u64)>,
     next_ticket: u64,
-    to_hash: Sender<(u64, Arc<Sealed>)>,
-    hashed: Receiver<(u64, [u8; 32])>,
+    to_hash: Sender<Arc<Sealed>>,
+    /// In the order in which they were sent.
+    hashed: Receiver<[u8; 32]>,
     sealed: Vec<(ConstantKey, OwnedFd)>,
     unsealed: Vec<ConstantKey>,
     /// Bytes that would be held beside those that are, if nothing were shared.
@@ -58,17 +67,15 @@ pub struct Constants {
 
 impl Default for Constants {
     fn default() -> Self {
-        let (to_hash, work) = channel::<(u64, Arc<Sealed>)>();
+        let (to_hash, work) = channel::<Arc<Sealed>>();
         let (done, hashed) = channel();
         // Without its thread constants are not shared, and nothing else is lost.
         let spawned = std::thread::Builder::new()
             .name("hash".into())
             .spawn(move || {
-                for (ticket, memory) in work {
-                    if done
-                        .send((ticket, *blake3::hash(memory.bytes()).as_bytes()))
-                        .is_err()
-                    {
+                for memory in work {
+                    let hash = *blake3::hash(memory.bytes()).as_bytes();
+                    if done.send(hash).is_err() {
                         return;
                     }
                 }
@@ -78,7 +85,7 @@ impl Default for Constants {
         }
         Constants {
             held: HashMap::new(),
-            hashing: HashMap::new(),
+            hashing: VecDeque::new(),
             retained: Vec::new(),
             next_ticket: 0,
             to_hash,
@@ -121,23 +128,29 @@ impl Constants {
         Ok((block, PendingConstant { sealed, fd }))
     }
 
-    /// Has the content of a new constant hashed; it is shared once that is done.
-    pub fn share(&mut self, value: &Rc<Value>, block: &Rc<Block>, pending: PendingConstant) {
+    /// Has the content of a new constant hashed; it is shared, and kept for the next epoch, once that is done.
+    pub fn share(
+        &mut self,
+        value: &Rc<Value>,
+        block: &Rc<Block>,
+        pending: PendingConstant,
+    ) -> Option<Ticket> {
+        self.to_hash.send(pending.sealed).ok()?;
         self.next_ticket += 1;
-        if self
-            .to_hash
-            .send((self.next_ticket, pending.sealed))
-            .is_ok()
-        {
-            let (value, tenant) = (Rc::downgrade(value), block.tenant);
-            let hashing = Hashing {
-                value,
-                block: Rc::downgrade(block),
-                tenant,
-                fd: pending.fd,
-            };
-            self.hashing.insert(self.next_ticket, hashing);
-        }
+        let ticket = Ticket(self.next_ticket);
+        let hashing = Hashing {
+            value: Rc::downgrade(value),
+            block: Rc::downgrade(block),
+            tenant: block.tenant,
+            fd: pending.fd,
+        };
+        self.hashing.push_back((ticket, hashing));
+        Some(ticket)
+    }
+
+    /// Is this constant hashed, and what came of it passed on?
+    pub fn is_settled(&self, ticket: Ticket) -> bool {
+        self.hashing.front().is_none_or(|(next, _)| ticket < *next)
     }
 
     /// A constant of this content, if the tenant holds one.
@@ -150,8 +163,8 @@ impl Constants {
     /// Is content of this tenant being hashed?
     pub fn is_hashing(&self, tenant: TenantId) -> bool {
         self.hashing
-            .values()
-            .any(|hashing| hashing.tenant == tenant)
+            .iter()
+            .any(|(_, hashing)| hashing.tenant == tenant)
     }
 
     /// Is hashing under way?
@@ -159,19 +172,20 @@ impl Constants {
         !self.hashing.is_empty()
     }
 
-    /// Takes in hashes that are done: equal content becomes one block.
+    /// Takes in hashes that are done: equal content becomes one block. After a true answer the engine's turn has to end, so that what
+    /// [`Constants::take_sealed`] gives is with the supervisor before a client can hear of it.
     pub fn collect(&mut self) -> bool {
         let mut any = false;
-        while let Ok((ticket, hash)) = self.hashed.try_recv() {
-            let Some(Hashing {
+        while let Ok(hash) = self.hashed.try_recv() {
+            let Some((_, hashing)) = self.hashing.pop_front() else {
+                break;
+            };
+            let Hashing {
                 value,
                 block,
                 tenant,
                 fd,
-            }) = self.hashing.remove(&ticket)
-            else {
-                continue;
-            };
+            } = hashing;
             any = true;
             let Some(block) = block.upgrade() else {
                 continue;

@@ -9,7 +9,7 @@ use tensord_shm::record::Region;
 use tensord_shm::staging::StagingMap;
 
 use super::Device;
-use super::constants::PendingConstant;
+use super::constants::{PendingConstant, Ticket};
 use super::memory::{Account, Block, Charge};
 use crate::engine_process::TenantId;
 use crate::graph::value::{State, Value};
@@ -72,6 +72,9 @@ fn normalise(dtype: DType, bytes: &mut [u8]) {
 /// Whose memory it is.
 pub type Owner<'a> = (TenantId, &'a Rc<Account>);
 
+/// A value that came from a client, and for a constant what its request waits for.
+pub type Uploaded = (Rc<Value>, Option<Ticket>);
+
 impl Device {
     /// A value with these bytes.
     pub fn upload(
@@ -80,7 +83,7 @@ impl Device {
         meta: Meta,
         constant: bool,
         bytes: &Bytes<'_>,
-    ) -> Result<Rc<Value>, Code> {
+    ) -> Result<Uploaded, Code> {
         let len = bytes_of(&meta);
         if len != bytes.len() {
             return Err(Code::Shape);
@@ -95,7 +98,7 @@ impl Device {
         }
         let block = self.memory.alloc(&mut *self.backend, owner, len)?;
         self.fill(&block, meta.dtype, 0, bytes)?;
-        Ok(Value::new(meta, State::Ready(block)))
+        Ok((Value::new(meta, State::Ready(block)), None))
     }
 
     /// A value that is written in pieces; it starts out zero.
@@ -128,11 +131,11 @@ impl Device {
     }
 
     /// The end of a value begun.
-    pub fn seal(&mut self, owner: Owner<'_>, value: &Rc<Value>) -> Result<(), Code> {
+    pub fn seal(&mut self, owner: Owner<'_>, value: &Rc<Value>) -> Result<Option<Ticket>, Code> {
         let block = value.building().ok_or(Code::BadHandle)?;
         if !value.constant.get() {
             value.set(State::Ready(block));
-            return Ok(());
+            return Ok(None);
         }
         let bytes = bytes_of(&value.meta);
         let mut pieces = Vec::with_capacity(bytes as usize);
@@ -147,8 +150,7 @@ impl Device {
         })?;
         *value.charge.borrow_mut() = Some(Charge::reference(owner.1, bytes)?);
         value.set(State::Ready(Rc::clone(&sealed)));
-        self.constants.share(value, &sealed, pending);
-        Ok(())
+        Ok(self.constants.share(value, &sealed, pending))
     }
 
     /// A constant that the tenant holds already.
@@ -199,15 +201,15 @@ impl Device {
         owner: Owner<'_>,
         meta: Meta,
         fill: impl FnOnce(&mut [u8]) -> Result<(), Code>,
-    ) -> Result<Rc<Value>, Code> {
+    ) -> Result<Uploaded, Code> {
         let bytes = bytes_of(&meta);
         let charge = Charge::reference(owner.1, bytes)?;
         let (block, pending) = self.sealed(owner, bytes, fill)?;
         let value = Value::new(meta, State::Ready(Rc::clone(&block)));
         value.constant.set(true);
         *value.charge.borrow_mut() = Some(charge);
-        self.constants.share(&value, &block, pending);
-        Ok(value)
+        let ticket = self.constants.share(&value, &block, pending);
+        Ok((value, ticket))
     }
 
     fn sealed(

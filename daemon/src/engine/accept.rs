@@ -5,10 +5,11 @@ use tensord_shm::op::Meta;
 use tensord_shm::record::{Request, attributes_of, output_of, site_of};
 
 use super::Engine;
+use crate::dispatch::constants::Ticket;
 use crate::dispatch::transfer::{Bytes, bytes_of};
 use crate::graph::Acceptance;
 use crate::graph::value::Failure;
-use crate::ingest::{CrossWait, Download, Parsed, parse, releases};
+use crate::ingest::{CrossWait, Download, Hashing, Parsed, parse, releases};
 use crate::session::Session;
 
 /// Longest wait of one queue for another.
@@ -79,35 +80,6 @@ impl Engine {
         }
     }
 
-    /// The outcome of a request that nothing else gives one.
-    pub(super) fn settle(
-        &mut self,
-        place: (usize, usize),
-        number: u64,
-        site: u32,
-        result: Result<(), Failure>,
-    ) {
-        let Some(session) = self.sessions[place.0].as_mut() else {
-            return;
-        };
-        let Session { queues, totals, .. } = session;
-        let Some(queue) = queues.get_mut(place.1).and_then(Option::as_mut) else {
-            return;
-        };
-        match result {
-            Ok(()) => {
-                totals.ok += 1;
-                self.counters.requests_ok += 1;
-                queue.ends.completion.release_errors(1);
-            }
-            Err(failure) => {
-                totals.failed += 1;
-                self.counters.requests_failed += 1;
-                queue.fail(number, site, failure);
-            }
-        }
-    }
-
     fn request(
         &mut self,
         place: (usize, usize),
@@ -126,7 +98,7 @@ impl Engine {
         };
         let device = &mut self.device;
         let owner = (session.spec.tenant, &session.account.clone());
-        let value = match request {
+        let (out, value, ticket) = match request {
             Request::NoOp | Request::Release => return Ok(Accepted::Done),
             Request::Compute(compute) => {
                 acceptance(session, place.1, number, site)?
@@ -153,12 +125,10 @@ impl Engine {
                     .get(..len)
                     .filter(|_| words.len() == len.div_ceil(8))
                     .ok_or(fail(Code::Shape))?;
-                (
-                    out,
-                    device
-                        .upload(owner, *meta, *constant, &Bytes::Inline(bytes))
-                        .map_err(fail)?,
-                )
+                let (value, ticket) = device
+                    .upload(owner, *meta, *constant, &Bytes::Inline(bytes))
+                    .map_err(fail)?;
+                (out, value, ticket)
             }
             Request::Upload {
                 out,
@@ -170,18 +140,19 @@ impl Engine {
                     .staging
                     .get(from.arena as usize)
                     .ok_or(fail(Code::Staging))?;
-                (
-                    out,
-                    device
-                        .upload(owner, *meta, *constant, &Bytes::Staged(map, *from))
-                        .map_err(fail)?,
-                )
+                let (value, ticket) = device
+                    .upload(owner, *meta, *constant, &Bytes::Staged(map, *from))
+                    .map_err(fail)?;
+                (out, value, ticket)
             }
             Request::UploadBegin {
                 out,
                 meta,
                 constant,
-            } => (out, device.begin(owner, *meta, *constant).map_err(fail)?),
+            } => {
+                let value = device.begin(owner, *meta, *constant).map_err(fail)?;
+                (out, value, None)
+            }
             Request::UploadWrite { to, at, from } => {
                 let map = session
                     .staging
@@ -195,11 +166,12 @@ impl Engine {
             }
             Request::UploadSeal { to } => {
                 let value = session.handles.get(*to).map_err(fail)?.value.clone();
-                device.seal(owner, &value).map_err(fail)?;
-                return Ok(Accepted::Done);
+                let ticket = device.seal(owner, &value).map_err(fail)?;
+                return Ok(finish_upload(session, place.1, (number, site), ticket));
             }
             Request::Bind { out, meta, hash } => {
-                (out, device.bind(owner, *meta, *hash).map_err(fail)?)
+                let value = device.bind(owner, *meta, *hash).map_err(fail)?;
+                (out, value, None)
             }
             Request::Download { of, at, to } => {
                 return download(session, place.1, (number, site), (*of, *at, *to))
@@ -237,9 +209,29 @@ impl Engine {
                 return Ok(Accepted::Done);
             }
         };
-        let (out, value) = value;
         acceptance(session, place.1, number, site)?.bind(*out, value, None)?;
-        Ok(Accepted::Done)
+        Ok(finish_upload(session, place.1, (number, site), ticket))
+    }
+}
+
+/// An upload is over at once, that of a constant when its content is safe.
+fn finish_upload(
+    session: &mut Session,
+    queue: usize,
+    (number, site): (u64, u32),
+    ticket: Option<Ticket>,
+) -> Accepted {
+    match (ticket, session.queue(queue)) {
+        (Some(ticket), Some(queue)) => {
+            queue.hold_open(number);
+            queue.hashing.push_back(Hashing {
+                number,
+                site,
+                ticket,
+            });
+            Accepted::Later
+        }
+        _ => Accepted::Done,
     }
 }
 

@@ -12,6 +12,7 @@ use tensord_shm::handle::Handle;
 use tensord_shm::record::{self, ElementwiseRecord, RecordFault, Region, Request};
 use tensord_shm::ring::{RecordBuf, RingFault};
 
+use crate::dispatch::constants::Ticket;
 use crate::engine_process::QueueEnds;
 use crate::graph::value::{Failure, Value};
 use crate::graph::window::Window;
@@ -32,6 +33,17 @@ pub struct Download {
     pub at: u64,
     /// Where it goes.
     pub to: Region,
+}
+
+/// The upload of a constant whose content is not safe yet.
+#[derive(Clone, Copy, Debug)]
+pub struct Hashing {
+    /// Timeline value of the request.
+    pub number: u64,
+    /// Its source position.
+    pub site: u32,
+    /// What it waits for.
+    pub ticket: Ticket,
 }
 
 /// A queue that waits for another one.
@@ -63,6 +75,8 @@ pub struct Queue {
     pub works: VecDeque<Work>,
     /// Values on their way out, in order.
     pub downloads: VecDeque<Download>,
+    /// Constants on their way in, in order.
+    pub hashing: VecDeque<Hashing>,
     /// Everything up to here is wanted now.
     pub demand: u64,
     /// The queue takes no records before this is over.
@@ -114,6 +128,7 @@ impl Queue {
             open: BTreeMap::new(),
             works: VecDeque::new(),
             downloads: VecDeque::new(),
+            hashing: VecDeque::new(),
             demand: 0,
             waiting: None,
             deferred: None,

@@ -116,7 +116,6 @@ impl Ring {
     /// Goes on in a new epoch: an empty ring, no tensors, no failures.
     pub(crate) fn replace(&mut self, segments: Segments) {
         self.doorbell.begin_epoch();
-        self.doorbell.begin_epoch();
         self.producer = Producer::new(segments.submission.clone());
         self.reader = Reader::new(segments.completion.clone());
         self.epoch = segments.epoch;
