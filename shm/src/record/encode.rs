@@ -1,0 +1,321 @@
+//! Builds records: a request of the client's becomes words in a private buffer.
+//!
+//! Attributes first, then releases, then the urgency, so that releases can be added until the record goes out. What does
+//! not fit is [`TooLong`]; whether the request makes any sense is for inference to say, before it is encoded.
+
+use thiserror::Error;
+
+use super::{Compute, FLAG_CONSTANT, FLAG_URGENCY, Region, Request, Urgency, WORDS_MAX, opcode};
+use crate::dtype::DType;
+use crate::elementwise::Elementwise;
+use crate::handle::Handle;
+use crate::op::{Meta, Op, Operand};
+
+/// Builds one record in a private buffer.
+#[derive(Debug)]
+pub struct Encoder {
+    words: [u64; WORDS_MAX],
+    len: usize,
+    releases: u8,
+    attributes_from: usize,
+}
+
+/// More words than a record holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[error("request needs more than {WORDS_MAX} words")]
+pub struct TooLong;
+
+impl Default for Encoder {
+    fn default() -> Self {
+        Encoder {
+            words: [0; WORDS_MAX],
+            len: 0,
+            releases: 0,
+            attributes_from: 0,
+        }
+    }
+}
+
+impl Encoder {
+    fn begin(&mut self, opcode: u16, site: u32, flags: u64, about: u64) {
+        self.words[0] = flags << 8 | u64::from(opcode) << 16 | u64::from(site) << 32;
+        self.words[1] = about;
+        self.words[2] = 0;
+        self.len = 3;
+        self.releases = 0;
+        self.attributes_from = 3;
+    }
+
+    fn word(&mut self, word: u64) -> Result<(), TooLong> {
+        *self.words.get_mut(self.len).ok_or(TooLong)? = word;
+        self.len += 1;
+        Ok(())
+    }
+
+    fn list<T: Copy, W: Fn(T) -> u64>(&mut self, items: &[T], as_word: W) -> Result<(), TooLong> {
+        self.word(items.len() as u64)?;
+        items.iter().try_for_each(|&item| self.word(as_word(item)))
+    }
+
+    fn bytes(&mut self, items: &[u8]) -> Result<(), TooLong> {
+        // Axis numbers and labels: twelve at most, packed after their count into two words.
+        let mut packed = [0u8; 16];
+        packed[0] = items.len() as u8;
+        packed[1..1 + items.len()].copy_from_slice(items);
+        for half in packed.chunks_exact(8) {
+            self.word(u64::from_le_bytes(
+                half.try_into().expect("chunks of eight"),
+            ))?;
+        }
+        Ok(())
+    }
+
+    fn meta(&mut self, meta: Meta) -> Result<(), TooLong> {
+        self.set_dtype(meta.dtype);
+        self.list(&meta.shape, |size| size)
+    }
+
+    fn set_dtype(&mut self, dtype: DType) {
+        self.words[2] |= u64::from(dtype.wire());
+    }
+
+    /// The fast path for elementwise functions: no [`Op`] is built. Operands are handles' wire words, or immediates
+    /// where `immediate_mask` has their bit.
+    pub fn elementwise(
+        &mut self,
+        function: Elementwise,
+        dtype: DType,
+        out: Handle,
+        site: u32,
+        operands: &[u64],
+        immediate_mask: u32,
+    ) {
+        self.begin(function.wire(), site, 0, out.wire());
+        let count = operands.len().min(3);
+        self.words[2] =
+            u64::from(dtype.wire()) | (count as u64) << 8 | u64::from(immediate_mask) << 32;
+        self.words[3..3 + count].copy_from_slice(&operands[..count]);
+        self.len = 3 + count;
+        self.attributes_from = self.len;
+    }
+
+    /// Encodes a request. Releases and urgency may be added before [`Encoder::finish`].
+    pub fn request(&mut self, request: &Request, site: u32) -> Result<(), TooLong> {
+        let flag = |constant: bool| if constant { FLAG_CONSTANT } else { 0 };
+        match request {
+            Request::NoOp => self.begin(opcode::NOOP, site, 0, 0),
+            Request::Release => self.begin(opcode::RELEASE, site, 0, 0),
+            Request::Flush => self.begin(opcode::FLUSH, site, 0, 0),
+            Request::Compute(compute) => self.compute(compute, site)?,
+            Request::UploadInline {
+                out,
+                meta,
+                constant,
+                words,
+            } => {
+                self.begin(opcode::UPLOAD_INLINE, site, flag(*constant), out.wire());
+                self.meta(*meta)?;
+                self.list(words, |word| word)?;
+            }
+            Request::Upload {
+                out,
+                meta,
+                constant,
+                from,
+            } => {
+                self.begin(opcode::UPLOAD, site, flag(*constant), out.wire());
+                self.meta(*meta)?;
+                self.region(from)?;
+            }
+            Request::UploadBegin {
+                out,
+                meta,
+                constant,
+            } => {
+                self.begin(opcode::UPLOAD_BEGIN, site, flag(*constant), out.wire());
+                self.meta(*meta)?;
+            }
+            Request::UploadWrite { to, at, from } => {
+                self.begin(opcode::UPLOAD_WRITE, site, 0, to.wire());
+                self.word(*at)?;
+                self.region(from)?;
+            }
+            Request::UploadSeal { to } => self.begin(opcode::UPLOAD_SEAL, site, 0, to.wire()),
+            Request::Bind { out, meta, hash } => {
+                self.begin(opcode::BIND, site, 0, out.wire());
+                self.meta(*meta)?;
+                for part in hash.chunks_exact(8) {
+                    self.word(u64::from_le_bytes(
+                        part.try_into().expect("chunks of eight"),
+                    ))?;
+                }
+            }
+            Request::Download { of, at, to } => {
+                self.begin(opcode::DOWNLOAD, site, 0, of.wire());
+                self.word(*at)?;
+                self.region(to)?;
+            }
+            Request::WaitQueue {
+                queue,
+                value,
+                timeout_us,
+            } => {
+                self.begin(opcode::WAIT_QUEUE, site, 0, u64::from(*queue));
+                self.word(*value)?;
+                self.word(*timeout_us)?;
+            }
+            Request::Cancel { first, last } => {
+                self.begin(opcode::CANCEL, site, 0, 0);
+                self.word(*first)?;
+                self.word(*last)?;
+            }
+        }
+        self.seal_attributes();
+        Ok(())
+    }
+
+    fn region(&mut self, region: &Region) -> Result<(), TooLong> {
+        self.word(u64::from(region.arena))?;
+        self.word(region.offset)?;
+        self.word(region.len)
+    }
+
+    fn compute(&mut self, compute: &Compute, site: u32) -> Result<(), TooLong> {
+        self.begin(opcode_of(&compute.op), site, 0, compute.out.wire());
+        let mut mask = 0u64;
+        for (k, operand) in compute.operands().iter().enumerate() {
+            match operand {
+                Operand::Tensor(handle) => self.word(handle.wire())?,
+                Operand::Immediate(_, scalar) => {
+                    mask |= 1 << k;
+                    self.word(scalar.0)?;
+                }
+            }
+        }
+        self.words[2] |= u64::from(compute.operand_count) << 8 | mask << 32;
+        self.attributes_from = self.len;
+        for k in 0..compute.op.attribute_immediates() {
+            self.word(compute.immediates[k].0)?;
+        }
+        match &compute.op {
+            Op::Full(meta) => return self.meta(*meta),
+            Op::Iota { meta, axis } => {
+                self.meta(*meta)?;
+                return self.word(u64::from(*axis));
+            }
+            Op::Random { meta, distribution } => {
+                self.meta(*meta)?;
+                return self.word(*distribution as u64);
+            }
+            _ => self.set_dtype(compute.dtype),
+        }
+        match &compute.op {
+            Op::Cast(to) => self.word(u64::from(to.wire())),
+            Op::Reduce { kind, axes, keep } => {
+                self.word(*kind as u64 | u64::from(axes.0) << 8 | u64::from(*keep) << 24)
+            }
+            Op::Scan { kind, axis } => self.word(*kind as u64 | u64::from(*axis) << 8),
+            Op::Contract { a, b, out } => {
+                self.bytes(a)?;
+                self.bytes(b)?;
+                self.bytes(out)
+            }
+            Op::Reshape(shape) | Op::Expand(shape) => self.list(shape, |size| size),
+            Op::Permute(order) => self.bytes(order),
+            Op::Slice {
+                starts,
+                steps,
+                lens,
+            } => {
+                self.list(starts, |v| v as u64)?;
+                self.list(steps, |v| v as u64)?;
+                self.list(lens, |v| v)
+            }
+            Op::Window {
+                axes,
+                sizes,
+                strides,
+                dilations,
+            } => {
+                self.bytes(axes)?;
+                self.list(sizes, |v| v)?;
+                self.list(strides, |v| v)?;
+                self.list(dilations, |v| v)
+            }
+            Op::Pad { low, high } => {
+                self.list(low, |v| v)?;
+                self.list(high, |v| v)
+            }
+            Op::Concat { axis } | Op::Gather { axis } => self.word(u64::from(*axis)),
+            Op::Scatter { axis, mode } => self.word(u64::from(*axis) | (*mode as u64) << 8),
+            Op::Elementwise(_) | Op::Copy | Op::Full(_) | Op::Iota { .. } | Op::Random { .. } => {
+                Ok(())
+            }
+        }
+    }
+
+    fn seal_attributes(&mut self) {
+        self.words[2] |= ((self.len - self.attributes_from) as u64) << 24;
+    }
+
+    /// Words that one more release, and an urgency, would still find.
+    pub fn room(&self) -> usize {
+        WORDS_MAX - self.len - 1
+    }
+
+    /// Words used so far in the last started 64-byte unit leave this many free: releases there cost nothing.
+    pub fn free_in_unit(&self) -> usize {
+        self.len.next_multiple_of(8) - self.len
+    }
+
+    /// Adds a handle to release once the record is accepted. False where the record is full.
+    pub fn release(&mut self, handle: Handle) -> bool {
+        if self.room() == 0 || self.releases == u8::MAX {
+            return false;
+        }
+        self.words[self.len] = handle.wire();
+        self.len += 1;
+        self.releases += 1;
+        true
+    }
+
+    /// Completes the record, padded with zeros to whole 64-byte units.
+    pub fn finish(&mut self, urgency: Option<Urgency>) -> &[u64] {
+        self.words[2] |= u64::from(self.releases) << 16;
+        if let Some(urgency) = urgency {
+            self.words[0] |= FLAG_URGENCY << 8;
+            self.words[self.len] = u64::from(urgency.class)
+                | u64::from(urgency.device) << 8
+                | urgency.deadline_us << 16;
+            self.len += 1;
+        }
+        let end = self.len.next_multiple_of(8);
+        self.words[self.len..end].fill(0);
+        self.words[0] |= (end / 8) as u64;
+        &self.words[..end]
+    }
+}
+
+/// The code of an operation's records.
+pub fn opcode_of(op: &Op) -> u16 {
+    match op {
+        Op::Elementwise(function) => function.wire(),
+        Op::Cast(_) => opcode::CAST,
+        Op::Reduce { .. } => opcode::REDUCE,
+        Op::Scan { .. } => opcode::SCAN,
+        Op::Contract { .. } => opcode::CONTRACT,
+        Op::Reshape(_) => opcode::RESHAPE,
+        Op::Permute(_) => opcode::PERMUTE,
+        Op::Slice { .. } => opcode::SLICE,
+        Op::Expand(_) => opcode::EXPAND,
+        Op::Window { .. } => opcode::WINDOW,
+        Op::Pad { .. } => opcode::PAD,
+        Op::Concat { .. } => opcode::CONCAT,
+        Op::Gather { .. } => opcode::GATHER,
+        Op::Scatter { .. } => opcode::SCATTER,
+        Op::Copy => opcode::COPY,
+        Op::Full(_) => opcode::FULL,
+        Op::Iota { .. } => opcode::IOTA,
+        Op::Random { .. } => opcode::RANDOM,
+    }
+}
