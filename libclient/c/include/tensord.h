@@ -5,7 +5,8 @@
  * function gives out is let go by the function named after its type: tensord_session_close, tensord_tensor_free,
  * tensord_fetched_free, tensord_string_free.
  *
- * Made by cbindgen from libclient/c and by the operation table; `make header` makes it again. */
+ * Made by cbindgen from libclient/c and by the operation table, and made again by
+ * TENSORD_HEADER=write cargo test -p tensord-c --test header */
 
 #ifndef TENSORD_H
 #define TENSORD_H

@@ -1,10 +1,12 @@
-//! `include/tensord.h` is what the crate and the operation table say. With `TENSORD_HEADER=write` it is written instead
-//! (`make header`).
+//! `include/tensord.h` is what the crate and the operation table say. It is written instead by
+//! `TENSORD_HEADER=write cargo test -p tensord-c --test header`.
 
 use std::fmt::Write as _;
 use std::path::Path;
 
 use tensord_shm::op::Elementwise;
+
+const COMMAND: &str = "TENSORD_HEADER=write cargo test -p tensord-c --test header";
 
 fn generate(folder: &Path) -> String {
     let mut config = cbindgen::Config::from_file(folder.join("cbindgen.toml")).expect("it parses");
@@ -47,6 +49,6 @@ fn the_header_is_up_to_date() {
     let kept = std::fs::read_to_string(&path).expect("it is checked in");
     assert!(
         kept == fresh,
-        "include/tensord.h is not what the crate says: run make header"
+        "include/tensord.h is not what the crate says: run {COMMAND}"
     );
 }
