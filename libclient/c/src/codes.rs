@@ -153,20 +153,6 @@ impl From<DType> for tensord_dtype {
     }
 }
 
-/// Reads an enum of this interface from a number that may be any.
-macro_rules! from_number {
-    ($name:ident: $($item:ident)*) => {
-        impl $name {
-            /// The entry of this number.
-            pub(crate) fn from_number(number: u32) -> Option<$name> {
-                [$($name::$item,)*].into_iter().find(|item| *item as u32 == number)
-            }
-        }
-    };
-}
-
-pub(crate) use from_number;
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -149,6 +149,20 @@ pub(crate) unsafe fn text<'a>(
     text.to_str().map(Some).map_err(|_| bad(what, "not UTF-8"))
 }
 
+/// Takes back what was given out, and lets it go; NULL is nothing.
+///
+/// # Safety
+/// Not NULL, it must come from `Box::into_raw` and not have been taken back before.
+pub(crate) unsafe fn free<T>(pointer: *mut T) {
+    call(|| {
+        if !pointer.is_null() {
+            // SAFETY: not NULL; the rest is the caller's duty, stated above.
+            drop(unsafe { Box::from_raw(pointer) });
+        }
+        Ok(())
+    });
+}
+
 /// Writes a result to where the caller wants it.
 ///
 /// # Safety

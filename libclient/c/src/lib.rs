@@ -8,6 +8,7 @@
 //! points at is the caller's duty and stated at each function.
 
 pub mod codes;
+pub mod descriptor;
 pub mod guard;
 pub mod session;
 pub mod submit;

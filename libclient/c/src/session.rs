@@ -10,8 +10,8 @@ use std::ptr;
 
 use tensord_client::{Class, Options, Session};
 
-use crate::codes::{from_number, tensord_code};
-use crate::guard::{array, bad, call, null, put, reference, text};
+use crate::codes::tensord_code;
+use crate::guard::{array, bad, call, free, null, put, reference, text};
 
 /// A session seen through one of its queues. Any thread may use it; threads that work independently should each have a
 /// queue of their own.
@@ -29,7 +29,16 @@ pub enum tensord_class {
     TENSORD_REALTIME = 3,
 }
 
-from_number!(tensord_class: TENSORD_IDLE TENSORD_NORMAL TENSORD_REALTIME);
+impl From<Class> for tensord_class {
+    fn from(class: Class) -> tensord_class {
+        use tensord_class::*;
+        match class {
+            Class::Idle => TENSORD_IDLE,
+            Class::Normal => TENSORD_NORMAL,
+            Class::Realtime => TENSORD_REALTIME,
+        }
+    }
+}
 
 /// How a session is opened. Fill it with `tensord_options_init`, then change what you want.
 #[repr(C)]
@@ -70,7 +79,7 @@ pub unsafe extern "C" fn tensord_options_init(
             size: size_of::<tensord_options>(),
             socket: ptr::null(),
             name: ptr::null(),
-            qos: defaults.class as u32,
+            qos: tensord_class::from(defaults.class) as u32,
             weight: defaults.weight,
             fuse: defaults.fuse,
             batch: defaults.batch,
@@ -105,12 +114,10 @@ pub unsafe extern "C" fn tensord_connect(
             // SAFETY: the caller's duty.
             let name = unsafe { text(options.name, "name") }?;
             wanted.name = name.unwrap_or_default().to_owned();
-            wanted.class = match tensord_class::from_number(options.qos) {
-                Some(tensord_class::TENSORD_IDLE) => Class::Idle,
-                Some(tensord_class::TENSORD_NORMAL) => Class::Normal,
-                Some(tensord_class::TENSORD_REALTIME) => Class::Realtime,
-                None => return Err(bad("qos", options.qos)),
-            };
+            wanted.class = Class::ALL
+                .into_iter()
+                .find(|&class| tensord_class::from(class) as u32 == options.qos)
+                .ok_or_else(|| bad("qos", options.qos))?;
             wanted.weight = options.weight;
             wanted.fuse = options.fuse;
             wanted.batch = options.batch;
@@ -149,13 +156,8 @@ pub unsafe extern "C" fn tensord_queue(
 /// `session` is NULL, or comes from this library and is not closed.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tensord_session_close(session: *mut tensord_session) {
-    call(|| {
-        if !session.is_null() {
-            // SAFETY: made by `Box::into_raw` and not closed before, by the caller's duty.
-            drop(unsafe { Box::from_raw(session) });
-        }
-        Ok(())
-    });
+    // SAFETY: made by `Box::into_raw` and not closed before, by the caller's duty.
+    unsafe { free(session) };
 }
 
 /// Sends what was submitted and demands it, without waiting.

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use tensord_client::{Code, DType, Error, Fetched, Meta, Shape, Site, Tensor};
 
 use crate::codes::tensord_code;
-use crate::guard::{array, bad, call, null, peek, put, reference};
+use crate::guard::{array, bad, call, free, null, peek, put, reference};
 use crate::session::tensord_session;
 
 /// An immutable value in the daemon.
@@ -39,6 +39,25 @@ pub(crate) unsafe fn shape_of(shape: *const u64, rank: usize) -> Result<Shape, E
             format!("a shape of {rank} axes: at most 12, and at most 2^48 elements"),
         )
     })
+}
+
+/// A value in the caller's memory.
+///
+/// # Safety
+/// `shape` is `rank` readable sizes, `data` is `bytes` readable bytes.
+unsafe fn value_of<'a>(
+    dtype: u32,
+    shape: *const u64,
+    rank: usize,
+    data: *const c_void,
+    bytes: usize,
+) -> Result<(Meta, &'a [u8]), Error> {
+    // SAFETY: the caller's duty.
+    let shape = unsafe { shape_of(shape, rank) }?;
+    // SAFETY: the caller's duty.
+    let data = unsafe { array(data.cast::<u8>(), bytes, "data") }?;
+    let dtype = dtype_of(dtype)?;
+    Ok((Meta { dtype, shape }, data))
 }
 
 /// # Safety
@@ -69,13 +88,8 @@ pub unsafe extern "C" fn tensord_from_memory(
         // SAFETY: the caller's duty.
         let session = unsafe { reference(session, "session") }?;
         // SAFETY: the caller's duty.
-        let shape = unsafe { shape_of(shape, rank) }?;
-        // SAFETY: the caller's duty.
-        let data = unsafe { array(data.cast::<u8>(), bytes, "data") }?;
-        let dtype = dtype_of(dtype)?;
-        let made = session
-            .0
-            .upload(data, Meta { dtype, shape }, Site::UNKNOWN)?;
+        let (meta, data) = unsafe { value_of(dtype, shape, rank, data, bytes) }?;
+        let made = session.0.upload(data, meta, Site::UNKNOWN)?;
         // SAFETY: the caller's duty.
         unsafe { put_tensor(tensor, made) }
     })
@@ -99,13 +113,8 @@ pub unsafe extern "C" fn tensord_constant(
         // SAFETY: the caller's duty.
         let session = unsafe { reference(session, "session") }?;
         // SAFETY: the caller's duty.
-        let shape = unsafe { shape_of(shape, rank) }?;
-        // SAFETY: the caller's duty.
-        let data = unsafe { array(data.cast::<u8>(), bytes, "data") }?;
-        let dtype = dtype_of(dtype)?;
-        let made = session
-            .0
-            .constant(data, Meta { dtype, shape }, Site::UNKNOWN)?;
+        let (meta, data) = unsafe { value_of(dtype, shape, rank, data, bytes) }?;
+        let made = session.0.constant(data, meta, Site::UNKNOWN)?;
         // SAFETY: the caller's duty.
         unsafe { put_tensor(tensor, made) }
     })
@@ -134,13 +143,8 @@ pub unsafe extern "C" fn tensord_tensor_share(
 /// `tensor` is NULL, or comes from this library and is not freed.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tensord_tensor_free(tensor: *mut tensord_tensor) {
-    call(|| {
-        if !tensor.is_null() {
-            // SAFETY: made by `Box::into_raw` and not freed before, by the caller's duty.
-            drop(unsafe { Box::from_raw(tensor) });
-        }
-        Ok(())
-    });
+    // SAFETY: made by `Box::into_raw` and not freed before, by the caller's duty.
+    unsafe { free(tensor) };
 }
 
 /// Dtype of a tensor, one of `tensord_dtype`; 0 for NULL.
@@ -284,11 +288,6 @@ pub unsafe extern "C" fn tensord_fetched_bytes(fetched: *const tensord_fetched) 
 /// `fetched` is NULL, or comes from this library and is not freed.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tensord_fetched_free(fetched: *mut tensord_fetched) {
-    call(|| {
-        if !fetched.is_null() {
-            // SAFETY: made by `Box::into_raw` and not freed before, by the caller's duty.
-            drop(unsafe { Box::from_raw(fetched) });
-        }
-        Ok(())
-    });
+    // SAFETY: made by `Box::into_raw` and not freed before, by the caller's duty.
+    unsafe { free(fetched) };
 }

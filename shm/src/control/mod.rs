@@ -54,6 +54,9 @@ pub enum Class {
 }
 
 impl Class {
+    /// Every class, from the least urgent.
+    pub const ALL: [Class; 3] = [Class::Idle, Class::Normal, Class::Realtime];
+
     /// From its wire number; 0 is the default.
     pub fn from_wire(number: u8) -> Option<Class> {
         match number {
@@ -75,9 +78,7 @@ impl Class {
 
     /// The class of that name.
     pub fn from_name(name: &str) -> Option<Class> {
-        [Class::Idle, Class::Normal, Class::Realtime]
-            .into_iter()
-            .find(|class| class.name() == name)
+        Class::ALL.into_iter().find(|class| class.name() == name)
     }
 }
 
