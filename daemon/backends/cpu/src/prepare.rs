@@ -24,6 +24,10 @@ const BINDINGS_MAX: usize = 64;
 
 /// A step's programs.
 #[derive(Debug)]
+#[allow(
+    clippy::large_enum_variant,
+    reason = "a plan has a handful of steps, prepared once"
+)]
 pub enum PreparedStep {
     /// A map's only program.
     Map(Program),

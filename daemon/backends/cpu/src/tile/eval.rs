@@ -10,10 +10,11 @@
 
 use tensord_shm::dtype::{DType, Scalar};
 
+use super::affine::Part;
 use super::bind::Bound;
-use super::chain::{Link, Resolved, RunFn, Source};
+use super::chain::{Source, Steps};
 use super::kernels::{self, LANES, is_half, lane_scalar, lane_size};
-use super::program::{Op, Program, Value};
+use super::program::{Op, Program, Run, Value};
 use super::rows::{self, Cursor};
 use crate::math;
 use crate::scratch::padded;
@@ -92,7 +93,7 @@ impl Table<'_> {
 #[derive(Default)]
 pub struct Tables {
     args: Vec<Arg>,
-    steps: Vec<Resolved>,
+    steps: Steps,
 }
 
 impl Tables {
@@ -113,7 +114,7 @@ pub struct Evaluator<'a> {
     capacity: usize,
     args: Vec<Arg>,
     instance: usize,
-    steps: Vec<Resolved>,
+    steps: Steps,
 }
 
 /// The tile under way.
@@ -286,7 +287,9 @@ impl<'a> Evaluator<'a> {
         let program = self.program;
         if tile.single {
             let scalars = self.table.immediates[tile.instance];
-            for &(value, immediate) in &program.scalars {
+            self.steps.fill(&program.folds, scalars);
+            let count = program.scalars.len() - program.folded;
+            for &(value, immediate) in &program.scalars[..count] {
                 let scalar = &scalars[immediate.0 as usize];
                 // SAFETY: the scalar's own value, of one instance.
                 self.args[usize::from(value)] = unsafe { self.scalar(value, scalar) };
@@ -353,11 +356,7 @@ impl<'a> Evaluator<'a> {
             self.args[index] = match op {
                 Op::Load { load } => self.load(tile, value, usize::from(*load)),
                 Op::Apply { kernel, args, .. } => self.apply(tile, value, *kernel, *args),
-                Op::Run {
-                    execute,
-                    first,
-                    links,
-                } => self.chain(tile, value, *execute, *first, links),
+                Op::Run(run) => self.chain(tile, value, run),
                 Op::Mask { mask, arg, fill } => {
                     let to = self.slot(value);
                     let dtype = self.program.dtypes[index];
@@ -587,39 +586,59 @@ impl<'a> Evaluator<'a> {
         Arg::tile(to)
     }
 
-    unsafe fn chain(
-        &mut self,
-        tile: Tile,
-        value: Value,
-        execute: RunFn,
-        first: Value,
-        links: &[Link],
-    ) -> Arg {
+    unsafe fn chain(&mut self, tile: Tile, value: Value, run: &Run) -> Arg {
         let to = self.target(tile, value);
+        let first = self.args[usize::from(run.first)].source();
         let mut steps = std::mem::take(&mut self.steps);
-        steps.clear();
-        let first = self.args[usize::from(first)].source();
-        for link in links {
-            let keep = match link.kept {
-                true => self.slot(link.value),
-                false => std::ptr::null_mut(),
-            };
-            // Operands that a code does not use name the value passed on, which has no memory: `first` stands in.
-            let [x, y] = link.others.map(|other| {
-                let arg = &self.args[usize::from(other)];
-                if arg.at.is_null() {
-                    first
-                } else {
-                    arg.source()
-                }
-            });
-            steps.push(Resolved::new(link.code, x, y, keep));
-            self.args[usize::from(link.value)] = Arg::tile(keep);
+        if tile.single {
+            steps.begin(self.program.folds.len());
+            for part in &run.parts {
+                let last = match *part {
+                    Part::Affine { from, count, last } => {
+                        steps.affine(u32::from(from), count);
+                        last
+                    }
+                    Part::Link(index) => {
+                        // SAFETY: operands that an operation uses were made before it.
+                        unsafe { self.operation(&mut steps, run, usize::from(index)) };
+                        index
+                    }
+                };
+                self.keep(&mut steps, run, usize::from(last));
+            }
+        } else {
+            // Scalars may be tiles here.
+            steps.begin(0);
+            for index in 0..run.links.len() {
+                // SAFETY: as above.
+                unsafe { self.operation(&mut steps, run, index) };
+                self.keep(&mut steps, run, index);
+            }
         }
         // SAFETY: operands, kept values and the target are good for whole lanes; kept ones have slots of their own.
-        unsafe { execute(first, &steps, to, tile.lanes) };
+        unsafe { (run.execute)(first, &steps, to, tile.lanes) };
         self.steps = steps;
         Arg::tile(to)
+    }
+
+    /// Appends the operation of a link.
+    unsafe fn operation(&self, steps: &mut Steps, run: &Run, index: usize) {
+        let link = &run.links[index];
+        let [x, y] = link
+            .others
+            .map(|other| self.args[usize::from(other)].source());
+        // SAFETY: the caller's; what a link does not use it names by the value before, and nobody looks at it.
+        unsafe { steps.operation(link.code, run.dtype, x, y) };
+    }
+
+    /// Appends that the value of a link is kept, if it is.
+    fn keep(&mut self, steps: &mut Steps, run: &Run, index: usize) {
+        let link = &run.links[index];
+        if link.kept {
+            let to = self.slot(link.value);
+            steps.keep(to);
+            self.args[usize::from(link.value)] = Arg::tile(to);
+        }
     }
 
     unsafe fn write_out(&mut self, value: Value) -> Arg {

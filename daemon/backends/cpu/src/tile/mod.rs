@@ -2,9 +2,10 @@
 //!
 //! `program` translates a body once for each plan, `bind` gives it sizes and addresses once for each set of
 //! parameters, `eval` runs it over tiles, `chain` keeps
-//! values of consecutive arithmetic in registers, `rows` moves elements between tiles and strided memory, and `kernels` names the
+//! values of consecutive arithmetic in registers, `affine` joins what of it is scalar, `rows` moves elements between tiles and strided memory, and `kernels` names the
 //! vector functions. The steps of a plan (`crate::step`, `crate::reduce`, ...) are loops over this.
 
+pub mod affine;
 pub mod bind;
 pub mod chain;
 pub mod eval;

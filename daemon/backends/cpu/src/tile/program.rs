@@ -8,6 +8,7 @@ use tensord_plan::{Access, Body, Guard, Immediate, Instr, Plan, Slot, Store, Val
 use tensord_shm::dtype::DType;
 use tensord_shm::op::Elementwise;
 
+use super::affine::{Folds, Part};
 use super::chain::{self, Link, RunFn};
 use super::kernels::{self, IotaFn, Kernel, RandomFn, lane_size};
 use crate::isa::Isa;
@@ -28,12 +29,8 @@ pub enum Op {
         /// The function, if it may be part of a run.
         linked: Option<Elementwise>,
     },
-    /// Functions that pass a value on in registers, from `first` to the operation's own value.
-    Run {
-        execute: RunFn,
-        first: Value,
-        links: Box<[Link]>,
-    },
+    /// Functions that pass a value on in registers, to the operation's own value.
+    Run(Run),
     /// Index along an axis, scaled.
     Iota {
         form: u16,
@@ -62,6 +59,21 @@ pub enum Op {
     },
     /// Comes from outside.
     Reduced,
+}
+
+/// Functions that pass a value on in registers.
+#[derive(Clone, Debug)]
+pub struct Run {
+    /// Executes it.
+    pub execute: RunFn,
+    /// The value that it starts from.
+    pub first: Value,
+    /// Dtype of all its values.
+    pub dtype: DType,
+    /// The functions, in order.
+    pub links: Box<[Link]>,
+    /// The same, scalar arithmetic joined.
+    pub parts: Box<[Part]>,
 }
 
 /// An operation and the value that it makes.
@@ -99,6 +111,10 @@ pub struct Program {
     pub masks: Vec<Vec<Guard>>,
     /// Immediates that stand as values.
     pub scalars: Vec<(Value, Immediate)>,
+    /// How many of them, at the end, stand in `folds` alone as long as a tile lies in one instance.
+    pub folded: usize,
+    /// Scalar arithmetic of the runs.
+    pub folds: Folds,
     /// Dtype of each value.
     pub dtypes: Vec<DType>,
     /// Tile slot of each value.
@@ -132,6 +148,8 @@ impl Program {
             forms: Vec::new(),
             masks: Vec::new(),
             scalars: Vec::new(),
+            folded: 0,
+            folds: Folds::default(),
             slot_count: 0,
             staging: 0,
             width: 1,
@@ -150,6 +168,7 @@ impl Program {
             }
         }
         program.form_runs(&kept);
+        program.fold_scalars(&kept);
         program.direct = stores
             .iter()
             .map(|store| program.may_be_direct(plan, store))
@@ -239,7 +258,7 @@ impl Program {
         let functions = chain::functions(self.isa);
         let mut old = std::mem::take(&mut self.ops).into_iter().peekable();
         while let Some(placed) = old.next() {
-            let Some((first, link)) = start(&placed) else {
+            let Some((first, link)) = self.start(&placed) else {
                 self.ops.push(placed);
                 continue;
             };
@@ -251,28 +270,80 @@ impl Program {
                     continue;
                 }
                 let before = links[links.len() - 1].value;
-                let Some((link, reads)) = follow(next, before) else {
+                let Some(link) = follow(next, before) else {
                     break;
                 };
+                let all = operands(&next.op);
+                let reads = all.iter().filter(|&&arg| arg == before).count() as u32;
                 let last = links.len() - 1;
                 links[last].kept = uses[usize::from(before)] > reads;
                 links.push(link);
                 old.next();
             }
             let value = links[links.len() - 1].value;
-            let execute = match self.dtypes[usize::from(value)] {
+            let dtype = self.dtypes[usize::from(value)];
+            let execute = match dtype {
                 DType::F64 => functions[1],
                 _ => functions[0],
             };
             self.ops.extend(hoisted);
-            let links = links.into_boxed_slice();
-            let op = Op::Run {
+            let run = Run {
                 execute,
                 first,
-                links,
+                dtype,
+                links: links.into(),
+                parts: Box::default(),
             };
+            let op = Op::Run(run);
             self.ops.push(Placed { value, op });
         }
+    }
+
+    /// Joins the scalar arithmetic of each run, and puts the immediates that nobody else reads behind the others.
+    fn fold_scalars(&mut self, kept: &[Value]) {
+        let mut immediates: Vec<Option<u32>> = vec![None; self.dtypes.len()];
+        for (value, immediate) in &self.scalars {
+            immediates[usize::from(*value)] = Some(immediate.0);
+        }
+        let mut read = vec![false; self.dtypes.len()];
+        for &value in kept {
+            read[usize::from(value)] = true;
+        }
+        for placed in &mut self.ops {
+            let Op::Run(run) = &mut placed.op else {
+                for arg in operands(&placed.op) {
+                    read[usize::from(arg)] = true;
+                }
+                continue;
+            };
+            run.parts = self.folds.join(run.dtype, &run.links, |value| {
+                immediates[usize::from(value)]
+            });
+            read[usize::from(run.first)] = true;
+            for part in &run.parts {
+                if let Part::Link(index) = part {
+                    for other in run.links[usize::from(*index)].others {
+                        read[usize::from(other)] = true;
+                    }
+                }
+            }
+        }
+        self.scalars
+            .sort_by_key(|&(value, _)| !read[usize::from(value)]);
+        self.folded = self
+            .scalars
+            .iter()
+            .filter(|&&(value, _)| !read[usize::from(value)])
+            .count();
+    }
+
+    /// The operation as the first one of a run, with the value that it starts from: a tile rather than a scalar.
+    fn start(&self, placed: &Placed) -> Option<(Value, Link)> {
+        let args = operands(&placed.op);
+        let is_scalar = |value: Value| self.scalars.iter().any(|&(v, _)| v == value);
+        let tile = args.iter().copied().find(|&arg| !is_scalar(arg));
+        let from = |first: Value| Some((first, follow(placed, first)?));
+        tile.and_then(from).or_else(|| from(*args.first()?))
     }
 
     fn form(&mut self, source: FormSource) -> u16 {
@@ -334,8 +405,8 @@ impl Program {
         for (at, placed) in self.ops.iter().enumerate() {
             let size = lane_size(self.dtypes[usize::from(placed.value)]);
             // Values kept in the middle of a run are written while its operands are still read: slots of their own.
-            if let Op::Run { links, .. } = &placed.op {
-                for link in links.iter().filter(|link| link.kept) {
+            if let Op::Run(run) = &placed.op {
+                for link in run.links.iter().filter(|link| link.kept) {
                     self.slots[usize::from(link.value)] = free.pop().unwrap_or_else(|| {
                         count += 1;
                         count - 1
@@ -348,10 +419,7 @@ impl Program {
                 .collect();
             ending.sort_unstable();
             ending.dedup();
-            let in_place = matches!(
-                placed.op,
-                Op::Apply { .. } | Op::Run { .. } | Op::Mask { .. }
-            );
+            let in_place = matches!(placed.op, Op::Apply { .. } | Op::Run(_) | Op::Mask { .. });
             // A load may turn out to be one element for all, written out some elements at a time: its slot is read again
             // after the first of the result were written.
             let (early, late): (Vec<Value>, Vec<Value>) = ending.into_iter().partition(|&arg| {
@@ -377,28 +445,8 @@ impl Program {
     }
 }
 
-/// The operation as the first step of a run, with the value it starts from.
-fn start(placed: &Placed) -> Option<(Value, Link)> {
-    let Op::Apply {
-        args,
-        linked: Some(function),
-        ..
-    } = placed.op
-    else {
-        return None;
-    };
-    let (code, others) = chain::link(function, args, args[0])?;
-    let link = Link {
-        code,
-        others,
-        value: placed.value,
-        kept: false,
-    };
-    Some((args[0], link))
-}
-
-/// The operation as the next step of a run, and how often it reads the value passed on.
-fn follow(placed: &Placed, before: Value) -> Option<(Link, u32)> {
+/// The operation as the next one of a run whose last value is `before`.
+fn follow(placed: &Placed, before: Value) -> Option<Link> {
     let Op::Apply {
         args,
         linked: Some(function),
@@ -408,27 +456,22 @@ fn follow(placed: &Placed, before: Value) -> Option<(Link, u32)> {
         return None;
     };
     let (code, others) = chain::link(function, args, before)?;
-    let reads = operands(&placed.op)
-        .iter()
-        .filter(|&&arg| arg == before)
-        .count();
-    let link = Link {
+    Some(Link {
         code,
         others,
         value: placed.value,
         kept: false,
-    };
-    Some((link, reads as u32))
+    })
 }
 
 /// The values that an operation reads.
 pub fn operands(op: &Op) -> Vec<Value> {
     match op {
         Op::Apply { args, .. } => args.to_vec(),
-        Op::Run { first, links, .. } => {
-            let made: Vec<Value> = links.iter().map(|link| link.value).collect();
-            let others = links.iter().flat_map(|link| link.others);
-            let all = std::iter::once(*first).chain(others);
+        Op::Run(run) => {
+            let made: Vec<Value> = run.links.iter().map(|link| link.value).collect();
+            let others = run.links.iter().flat_map(|link| link.others);
+            let all = std::iter::once(run.first).chain(others);
             all.filter(|value| !made.contains(value)).collect()
         }
         Op::Mask { arg, .. } => vec![*arg],
