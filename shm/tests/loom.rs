@@ -8,15 +8,41 @@
 
 use loom::sync::{Arc, Condvar, Mutex};
 use loom::thread;
-use tensord_shm::completion::{Reader, SpinPolicy, Waited, Writer};
+use tensord_shm::completion::{ErrorEntry, Reader, SpinPolicy, Waited, Writer};
 use tensord_shm::doorbell::must_ring;
-use tensord_shm::ring::{Consumer, Producer, RecordBuf, record_header};
-use tensord_shm::segment::{SubmissionMapMut, model};
+use tensord_shm::ring::{Consumer, Full, Producer, RecordBuf, record_header};
+use tensord_shm::segment::{SubmissionMap, SubmissionMapMut, model};
 
-fn check(preemptions: usize, f: impl Fn() + Sync + Send + 'static) {
+/// Runs a client and an engine on one queue in every interleaving with at most so many preemptions.
+fn check(
+    preemptions: usize,
+    slot_count: u32,
+    client: impl Fn(Client) + Copy + Sync + Send + 'static,
+    engine: impl Fn(Engine) + Sync + Send + 'static,
+) {
     let mut builder = loom::model::Builder::new();
     builder.preemption_bound = Some(preemptions);
-    builder.check(f);
+    builder.check(move || {
+        let (submission, submission_seen) = model::submission(slot_count);
+        let (completion, completion_seen) = model::completion();
+        let bell = Arc::new(Bell::default());
+        let its_side = Client {
+            producer: Producer::new(submission.clone()),
+            submission,
+            reader: Reader::new(completion_seen),
+            bell: Arc::clone(&bell),
+            rung_for: 0,
+        };
+        let its_thread = thread::spawn(move || client(its_side));
+        engine(Engine {
+            consumer: Consumer::new(submission_seen.clone()),
+            submission: submission_seen,
+            writer: Writer::new(completion),
+            buf: RecordBuf::new(),
+            bell,
+        });
+        its_thread.join().unwrap();
+    });
 }
 
 fn record(seed: u64) -> [u64; 8] {
@@ -47,240 +73,228 @@ impl Bell {
     }
 }
 
-/// Takes what is there, comparing it with what was written.
-fn drain(consumer: &mut Consumer, buf: &mut RecordBuf) {
-    consumer.refresh().unwrap();
-    while consumer.pop(buf).unwrap().is_some() {
-        assert_eq!(buf.words(), record(consumer.record_count()));
+/// The client's side of the queue.
+struct Client {
+    submission: SubmissionMapMut,
+    producer: Producer,
+    reader: Reader,
+    bell: Arc<Bell>,
+    rung_for: u64,
+}
+
+impl Client {
+    /// Publishes the record with this number; `head` is how far it knows the engine to have come.
+    fn publish(&mut self, number: u64, head: u64) -> Result<(), Full> {
+        self.producer.push(&record(number), head)?;
+        self.producer.publish();
+        Ok(())
+    }
+
+    fn ring_if_parked(&mut self) {
+        if must_ring(&self.reader, &mut self.rung_for) {
+            self.bell.ring();
+        }
+    }
+
+    fn wait_once(&self, value: u64) -> Waited {
+        self.reader.wait(
+            &self.submission,
+            value,
+            None,
+            &mut SpinPolicy::sleep_at_once(),
+        )
+    }
+
+    /// Sleeps as a client does: a wake-up that was meant for an earlier value sends it to its socket, where it finds
+    /// nothing, and to sleep again. One that never comes is a deadlock, which the model finds.
+    fn sleep_until(&self, value: u64) {
+        loop {
+            match self.wait_once(value) {
+                Waited::Reached => return,
+                other => assert_eq!(other, Waited::LookAtSocket),
+            }
+        }
+    }
+
+    fn sleep_until_there_is_room(&self) {
+        let room = self.producer.position();
+        let waited = self.reader.wait_for_room(
+            &self.submission,
+            room,
+            None,
+            &mut SpinPolicy::sleep_at_once(),
+        );
+        assert_eq!(waited, Waited::Reached);
+    }
+}
+
+/// The engine's side of the queue.
+struct Engine {
+    submission: SubmissionMap,
+    consumer: Consumer,
+    writer: Writer,
+    buf: RecordBuf,
+    bell: Arc<Bell>,
+}
+
+impl Engine {
+    /// Takes what is there, comparing it with what was written.
+    fn drain(&mut self) {
+        self.consumer.refresh().unwrap();
+        while self.consumer.pop(&mut self.buf).unwrap().is_some() {
+            assert_eq!(self.buf.words(), record(self.consumer.record_count()));
+        }
+    }
+
+    /// Sleeps until it is rung, unless the ring has something.
+    fn park(&mut self) {
+        if self.writer.park(&self.consumer) {
+            self.bell.wait();
+            self.writer.set_need_wakeup(false);
+        }
+    }
+
+    fn reach(&mut self, value: u64) {
+        self.writer.set_timeline(value);
+        self.wake();
+    }
+
+    fn wake(&mut self) {
+        self.writer.wake_if_asleep(&self.submission, None);
     }
 }
 
 /// Two records published one by one to an engine that parks whenever its ring is empty: both arrive, whole.
 #[test]
 fn no_publication_is_lost_to_a_parking_engine() {
-    check(3, || {
-        let (submission, seen) = model::submission(2);
-        let (completion, completion_seen) = model::completion();
-        let bell = Arc::new(Bell::default());
-        let client_bell = Arc::clone(&bell);
-        let client = thread::spawn(move || {
-            let mut producer = Producer::new(submission);
-            let reader = Reader::new(completion_seen);
-            let mut rung_for = 0;
-            for seed in 1..=2 {
-                producer.push(&record(seed), 0).unwrap();
-                producer.publish();
-                if must_ring(&reader, &mut rung_for) {
-                    client_bell.ring();
-                }
-            }
-        });
-        let mut consumer = Consumer::new(seen);
-        let mut writer = Writer::new(completion);
-        let mut buf = RecordBuf::new();
-        while consumer.record_count() < 2 {
-            if writer.park(&consumer) {
-                bell.wait();
-                writer.set_need_wakeup(false);
-            }
-            drain(&mut consumer, &mut buf);
+    let client = |mut client: Client| {
+        for number in 1..=2 {
+            client.publish(number, 0).unwrap();
+            client.ring_if_parked();
         }
-        client.join().unwrap();
+    };
+    check(3, 2, client, |mut engine| {
+        while engine.consumer.record_count() < 2 {
+            engine.park();
+            engine.drain();
+        }
     });
 }
 
 /// A ring of one slot used twice: the client waits for room by sleeping, and no slot is written while it is read.
 #[test]
 fn a_slot_is_not_written_again_before_it_was_taken() {
-    check(3, || {
-        let (submission, seen) = model::submission(1);
-        let (completion, completion_seen) = model::completion();
-        let client = thread::spawn(move || {
-            let mut producer = Producer::new(submission.clone());
-            let reader = Reader::new(completion_seen);
-            for seed in 1..=2 {
-                while producer.push(&record(seed), reader.head()).is_err() {
-                    let room = producer.position();
-                    let waited = reader.wait_for_room(
-                        &submission,
-                        room,
-                        None,
-                        &mut SpinPolicy::sleep_at_once(),
-                    );
-                    assert_eq!(waited, Waited::Reached);
-                }
-                producer.publish();
+    let client = |mut client: Client| {
+        for number in 1..=2 {
+            while client.publish(number, client.reader.head()).is_err() {
+                client.sleep_until_there_is_room();
             }
-        });
-        let mut consumer = Consumer::new(seen.clone());
-        let mut writer = Writer::new(completion);
-        let mut buf = RecordBuf::new();
-        while consumer.record_count() < 2 {
-            drain(&mut consumer, &mut buf);
-            writer.set_head(consumer.head());
-            writer.wake_if_asleep(&seen, None);
+        }
+    };
+    check(3, 1, client, |mut engine| {
+        while engine.consumer.record_count() < 2 {
+            engine.drain();
+            engine.writer.set_head(engine.consumer.head());
+            engine.wake();
             thread::yield_now();
         }
-        client.join().unwrap();
     });
-}
-
-/// Sleeps as a client does: a wake-up that was meant for an earlier value sends it to its socket, where it finds
-/// nothing, and to sleep again. One that never comes is a deadlock, which the model finds.
-fn sleep_until(reader: &Reader, submission: &SubmissionMapMut, value: u64) {
-    loop {
-        match reader.wait(submission, value, None, &mut SpinPolicy::sleep_at_once()) {
-            Waited::Reached => return,
-            other => assert_eq!(other, Waited::LookAtSocket),
-        }
-    }
 }
 
 /// A client that sleeps for each of two values in turn: it is woken for both.
 #[test]
 fn no_wake_up_is_lost_to_a_client_falling_asleep() {
-    check(3, || {
-        let (submission, seen) = model::submission(1);
-        let (completion, completion_seen) = model::completion();
-        let client = thread::spawn(move || {
-            let reader = Reader::new(completion_seen);
-            for value in 1..=2 {
-                sleep_until(&reader, &submission, value);
-                assert!(reader.timeline() >= value);
-            }
-        });
-        let mut writer = Writer::new(completion);
+    let client = |client: Client| {
         for value in 1..=2 {
-            writer.set_timeline(value);
-            writer.wake_if_asleep(&seen, None);
+            client.sleep_until(value);
+            assert!(client.reader.timeline() >= value);
         }
-        client.join().unwrap();
+    };
+    check(3, 1, client, |mut engine| {
+        for value in 1..=2 {
+            engine.reach(value);
+        }
     });
 }
 
 /// A queue that freezes while its client falls asleep: the wait ends.
 #[test]
 fn no_freeze_is_lost_to_a_client_falling_asleep() {
-    check(3, || {
-        let (submission, _) = model::submission(1);
-        let (completion, completion_seen) = model::completion();
-        let client = thread::spawn(move || {
-            let reader = Reader::new(completion_seen);
-            let waited = reader.wait(&submission, 1, None, &mut SpinPolicy::sleep_at_once());
-            assert!(matches!(waited, Waited::Closed(_)));
-            assert_eq!(reader.fault_code(), 9);
-        });
-        Writer::new(completion).latch_fault(9, None);
-        client.join().unwrap();
+    let client = |client: Client| {
+        assert!(matches!(client.wait_once(1), Waited::Closed(_)));
+        assert_eq!(client.reader.fault_code(), 9);
+    };
+    check(3, 1, client, |mut engine| {
+        engine.writer.latch_fault(9, None);
     });
 }
 
 /// A request and its answer between two sides that both sleep: the engine parks until rung, the client waits until woken.
 #[test]
 fn a_request_and_its_answer_pass_between_two_sleepers() {
-    check(2, || {
-        let (submission, seen) = model::submission(2);
-        let (completion, completion_seen) = model::completion();
-        let bell = Arc::new(Bell::default());
-        let client_bell = Arc::clone(&bell);
-        let client = thread::spawn(move || {
-            let mut producer = Producer::new(submission.clone());
-            let reader = Reader::new(completion_seen);
-            let mut rung_for = 0;
-            for value in 1..=2 {
-                producer.push(&record(value), reader.head()).unwrap();
-                producer.publish();
-                if must_ring(&reader, &mut rung_for) {
-                    client_bell.ring();
-                }
-                sleep_until(&reader, &submission, value);
-            }
-        });
-        let mut consumer = Consumer::new(seen.clone());
-        let mut writer = Writer::new(completion);
-        let mut buf = RecordBuf::new();
-        while consumer.record_count() < 2 {
-            if writer.park(&consumer) {
-                bell.wait();
-                writer.set_need_wakeup(false);
-            }
-            drain(&mut consumer, &mut buf);
-            consumer.demanded();
-            writer.set_timeline(consumer.record_count());
-            writer.wake_if_asleep(&seen, None);
+    let client = |mut client: Client| {
+        for number in 1..=2 {
+            client.publish(number, client.reader.head()).unwrap();
+            client.ring_if_parked();
+            client.sleep_until(number);
         }
-        client.join().unwrap();
+    };
+    check(2, 2, client, |mut engine| {
+        while engine.consumer.record_count() < 2 {
+            engine.park();
+            engine.drain();
+            engine.consumer.demanded();
+            engine.reach(engine.consumer.record_count());
+        }
     });
 }
 
 /// An engine that runs a request only when it is demanded, and parks with it otherwise: a later demand reaches it.
 #[test]
 fn no_demand_is_lost_to_a_parking_engine() {
-    check(2, || {
-        let (submission, seen) = model::submission(1);
-        let (completion, completion_seen) = model::completion();
-        let bell = Arc::new(Bell::default());
-        let client_bell = Arc::clone(&bell);
-        let client = thread::spawn(move || {
-            let mut producer = Producer::new(submission.clone());
-            let reader = Reader::new(completion_seen);
-            let mut rung_for = 0;
-            producer.push(&record(1), 0).unwrap();
-            producer.publish();
-            if must_ring(&reader, &mut rung_for) {
-                client_bell.ring();
-            }
-            reader.demand(&submission, 1);
-            if must_ring(&reader, &mut rung_for) {
-                client_bell.ring();
-            }
-            let waited = reader.wait(&submission, 1, None, &mut SpinPolicy::sleep_at_once());
-            assert_eq!(waited, Waited::Reached);
-        });
-        let mut consumer = Consumer::new(seen.clone());
-        let mut writer = Writer::new(completion);
-        let mut buf = RecordBuf::new();
-        while writer.timeline() < 1 {
-            if writer.park(&consumer) {
-                bell.wait();
-                writer.set_need_wakeup(false);
-            }
-            drain(&mut consumer, &mut buf);
-            if consumer.demanded().min(consumer.record_count()) == 1 {
-                writer.set_timeline(1);
-                writer.wake_if_asleep(&seen, None);
+    let client = |mut client: Client| {
+        client.publish(1, 0).unwrap();
+        client.ring_if_parked();
+        client.reader.demand(&client.submission, 1);
+        client.ring_if_parked();
+        assert_eq!(client.wait_once(1), Waited::Reached);
+    };
+    check(2, 1, client, |mut engine| {
+        while engine.writer.timeline() < 1 {
+            engine.park();
+            engine.drain();
+            if engine
+                .consumer
+                .demanded()
+                .min(engine.consumer.record_count())
+                == 1
+            {
+                engine.reach(1);
             }
         }
-        client.join().unwrap();
     });
 }
 
 /// Who sees the timeline sees the failures below it, and who sees a failure sees it whole.
 #[test]
 fn failures_come_before_the_timeline_that_covers_them() {
-    use tensord_shm::completion::ErrorEntry;
-    check(3, || {
-        let (submission, seen) = model::submission(1);
-        let (completion, completion_seen) = model::completion();
-        let entry = ErrorEntry {
-            value: 1,
-            code: 2,
-            site: 3,
-            origin: 4,
-            detail: 5,
-        };
-        let client = thread::spawn(move || {
-            let mut reader = Reader::new(completion_seen);
-            let early = reader.pop_error(&submission);
-            assert!(early.is_none() || early == Some(entry));
-            if early.is_none() && reader.timeline() >= 1 {
-                assert_eq!(reader.pop_error(&submission), Some(entry));
-            }
-        });
-        let mut writer = Writer::new(completion);
-        assert_eq!(writer.reserve_error(&seen), Ok(true));
-        writer.push_error(&entry);
-        writer.set_timeline(1);
-        client.join().unwrap();
+    let entry = ErrorEntry {
+        value: 1,
+        code: 2,
+        site: 3,
+        origin: 4,
+        detail: 5,
+    };
+    let client = move |mut client: Client| {
+        let early = client.reader.pop_error(&client.submission);
+        assert!(early.is_none() || early == Some(entry));
+        if early.is_none() && client.reader.timeline() >= 1 {
+            assert_eq!(client.reader.pop_error(&client.submission), Some(entry));
+        }
+    };
+    check(3, 1, client, move |mut engine| {
+        assert_eq!(engine.writer.reserve_error(&engine.submission), Ok(true));
+        engine.writer.push_error(&entry);
+        engine.writer.set_timeline(1);
     });
 }
