@@ -2,6 +2,10 @@
 //!
 //! Integers go through 128-bit arithmetic and are wrapped at the end. f16 and bf16 are computed in f32 and rounded. What
 //! IEEE 754 defines is exact; for the others, by [`tolerance`], the reference is an f64 function of libm.
+//!
+//! The cpu backend's own test (`math_exact`) writes the integer definitions out once more, and on purpose shares none with
+//! this file: it holds the code of every width to a second reading of the table, with the division and the power
+//! derived in another way. A definition misread in one place is found by the other.
 
 use tensord_shm::dtype::DType;
 use tensord_shm::op::Elementwise::{self, *};
