@@ -23,6 +23,21 @@ struct Queue {
     reader: Reader,
 }
 
+impl Queue {
+    /// Writes so many records of `slots` slots, with seeds from 0, and publishes none.
+    fn push_all(&mut self, count: u64, slots: u8) {
+        for seed in 0..count {
+            self.producer.push(&record(slots, seed), 0).unwrap();
+        }
+    }
+
+    /// Publishes what was written, and lets the engine see it.
+    fn deliver(&mut self) {
+        self.producer.publish();
+        self.consumer.refresh().unwrap();
+    }
+}
+
 fn queue(slot_count: u32) -> Queue {
     let fd = segment::create_submission(slot_count).unwrap();
     let submission = SubmissionMapMut::map(fd.as_fd(), slot_count).unwrap();
@@ -83,8 +98,7 @@ fn a_record_built_in_place_is_the_same_record() {
         2,
         "a record that is not committed never was"
     );
-    q.producer.publish();
-    q.consumer.refresh().unwrap();
+    q.deliver();
     let mut buf = RecordBuf::new();
     assert_eq!(q.consumer.pop(&mut buf), Ok(Some(16)));
     assert_eq!(buf.words(), words);
@@ -95,12 +109,9 @@ fn a_record_built_in_place_is_the_same_record() {
 fn a_full_ring_refuses_until_the_head_moves() {
     let mut q = queue(32);
     let mut buf = RecordBuf::new();
-    for seed in 0..32 {
-        q.producer.push(&record(1, seed), 0).unwrap();
-    }
+    q.push_all(32, 1);
     assert_eq!(q.producer.push(&record(1, 32), 0), Err(Full { slots: 1 }));
-    q.producer.publish();
-    q.consumer.refresh().unwrap();
+    q.deliver();
     q.consumer.pop(&mut buf).unwrap().unwrap();
     assert_eq!(
         q.producer.push(&record(1, 32), q.reader.head()),
@@ -118,9 +129,7 @@ fn a_full_ring_refuses_until_the_head_moves() {
 #[test]
 fn a_head_that_cannot_be_is_ignored() {
     let mut q = queue(32);
-    for seed in 0..32 {
-        q.producer.push(&record(1, seed), 0).unwrap();
-    }
+    q.push_all(32, 1);
     for head in [33, u64::MAX] {
         assert_eq!(q.producer.push(&record(1, 0), head), Err(Full { slots: 1 }));
     }
@@ -130,11 +139,8 @@ fn a_head_that_cannot_be_is_ignored() {
 fn padding_does_not_count_on_the_timeline() {
     let mut q = queue(32);
     let mut buf = RecordBuf::new();
-    for seed in 0..3 {
-        q.producer.push(&record(10, seed), 0).unwrap();
-    }
-    q.producer.publish();
-    q.consumer.refresh().unwrap();
+    q.push_all(3, 10);
+    q.deliver();
     while q.consumer.pop(&mut buf).unwrap().is_some() {}
     q.producer.push(&record(16, 3), q.consumer.head()).unwrap();
     assert_eq!(
@@ -143,8 +149,7 @@ fn padding_does_not_count_on_the_timeline() {
         "two slots of padding end the first round"
     );
     assert_eq!(q.producer.record_count(), 4);
-    q.producer.publish();
-    q.consumer.refresh().unwrap();
+    q.deliver();
     assert_eq!(q.consumer.pop(&mut buf), Ok(Some(128)));
     assert_eq!(buf.words(), record(16, 3));
     assert_eq!(q.consumer.record_count(), 4);
@@ -154,12 +159,9 @@ fn padding_does_not_count_on_the_timeline() {
 fn padding_stays_when_the_record_after_it_finds_no_room() {
     let mut q = queue(32);
     let mut buf = RecordBuf::new();
-    for seed in 0..2 {
-        q.producer.push(&record(14, seed), 0).unwrap();
-    }
+    q.push_all(2, 14);
     assert_eq!(q.producer.push(&record(16, 2), 0), Err(Full { slots: 16 }));
-    q.producer.publish();
-    q.consumer.refresh().unwrap();
+    q.deliver();
     while q.consumer.pop(&mut buf).unwrap().is_some() {}
     assert_eq!(
         q.consumer.head(),
@@ -167,8 +169,7 @@ fn padding_stays_when_the_record_after_it_finds_no_room() {
         "the padding was published and skipped"
     );
     q.producer.push(&record(16, 2), q.consumer.head()).unwrap();
-    q.producer.publish();
-    q.consumer.refresh().unwrap();
+    q.deliver();
     assert_eq!(q.consumer.pop(&mut buf), Ok(Some(128)));
 }
 
@@ -467,9 +468,7 @@ fn a_client_that_reads_no_failures_stalls_itself() {
 #[test]
 fn what_an_ended_engine_lost_is_counted_in_records() {
     let mut q = queue(32);
-    for seed in 0..3 {
-        q.producer.push(&record(10, seed), 0).unwrap();
-    }
+    q.push_all(3, 10);
     assert_eq!(q.seen.lost_count(0), 0, "nothing is published yet");
     q.producer.publish();
     assert_eq!(q.seen.lost_count(0), 3);
