@@ -44,18 +44,27 @@ impl Finding {
         }
     }
 
+    fn with_advice(
+        name: &'static str,
+        verdict: Verdict,
+        found: impl Into<String>,
+        advice: impl Into<String>,
+    ) -> Finding {
+        Finding {
+            name,
+            verdict,
+            found: found.into(),
+            advice: Some(advice.into()),
+        }
+    }
+
     /// It works, with less than it could.
     pub fn warn(
         name: &'static str,
         found: impl Into<String>,
         advice: impl Into<String>,
     ) -> Finding {
-        Finding {
-            name,
-            verdict: Verdict::Warn,
-            found: found.into(),
-            advice: Some(advice.into()),
-        }
+        Finding::with_advice(name, Verdict::Warn, found, advice)
     }
 
     /// Something will not work.
@@ -64,11 +73,6 @@ impl Finding {
         found: impl Into<String>,
         advice: impl Into<String>,
     ) -> Finding {
-        Finding {
-            name,
-            verdict: Verdict::Fail,
-            found: found.into(),
-            advice: Some(advice.into()),
-        }
+        Finding::with_advice(name, Verdict::Fail, found, advice)
     }
 }
