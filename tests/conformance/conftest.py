@@ -5,6 +5,7 @@
 
 import os
 import pathlib
+import socket
 import subprocess
 import time
 
@@ -21,6 +22,16 @@ def find_daemon():
     return path
 
 
+def accepts(path):
+    """Whether somebody listens there: a socket has its path before it does."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as probe:
+        try:
+            probe.connect(str(path))
+        except OSError:
+            return False
+    return True
+
+
 @pytest.fixture(scope="session")
 def xp(tmp_path_factory):
     folder = tmp_path_factory.mktemp("daemon")
@@ -29,7 +40,7 @@ def xp(tmp_path_factory):
     with open(folder / "log", "w") as log:
         daemon = subprocess.Popen([find_daemon(), "--config", config, "--socket", path], stdout=log, stderr=log)
     deadline = time.monotonic() + 60
-    while not path.exists():
+    while not accepts(path):
         assert daemon.poll() is None and time.monotonic() < deadline, (folder / "log").read_text()
         time.sleep(0.01)
     os.environ["TENSORD_SOCKET"] = str(path)
