@@ -40,13 +40,7 @@ pub fn a_brokers_death_is_not_noticed() {
         assert!(client.lost.is_empty());
     }
     drop(clients);
-    eventually("they end", || {
-        daemon.stat()["sessions"]
-            .as_array()
-            .unwrap()
-            .is_empty()
-            .then_some(())
-    });
+    daemon.await_session_count(0);
 }
 
 pub fn an_engines_death_begins_an_epoch() {
@@ -114,13 +108,7 @@ pub fn hello_survives_a_broker_that_dies() {
         client.hello(Hello::default()).unwrap();
         assert!(client.round_trip());
         drop(client);
-        eventually("it ended", || {
-            daemon.stat()["sessions"]
-                .as_array()
-                .unwrap()
-                .is_empty()
-                .then_some(())
-        });
+        daemon.await_session_count(0);
     }
 }
 
@@ -138,7 +126,7 @@ pub fn both_die_together() {
             assert!(client.round_trip());
         }
     }
-    assert_eq!(daemon.stat()["sessions"].as_array().unwrap().len(), 4);
+    assert_eq!(daemon.session_count(), 4);
 }
 
 pub fn a_tenant_of_its_own_engine_gets_one_and_gives_it_back() {

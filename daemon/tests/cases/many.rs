@@ -25,7 +25,7 @@ pub fn killed_clients_leave_nothing_behind() {
     eventually("nothing stays", || {
         ((daemon.settled_fds(), daemon.maps()) == before).then_some(())
     });
-    assert_eq!(daemon.stat()["sessions"].as_array().unwrap().len(), 1);
+    assert_eq!(daemon.session_count(), 1);
     assert!(stays.round_trip());
 }
 
@@ -38,15 +38,9 @@ pub fn a_thousand_sessions_connect() {
     let elapsed = start.elapsed();
     let each = daemon.resident_bytes().saturating_sub(resident) / 1_000;
     println!("(1000 sessions in {elapsed:?}, {} KiB each) ", each / 1024);
-    assert_eq!(daemon.stat()["sessions"].as_array().unwrap().len(), 1_001);
+    assert_eq!(daemon.session_count(), 1_001);
     assert!(clients.iter_mut().all(Client::round_trip));
     assert!(each <= 64 * 1024, "{each} bytes for an idle session");
     drop((clients, first));
-    eventually("they end", || {
-        daemon.stat()["sessions"]
-            .as_array()
-            .unwrap()
-            .is_empty()
-            .then_some(())
-    });
+    daemon.await_session_count(0);
 }

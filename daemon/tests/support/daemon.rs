@@ -104,11 +104,20 @@ impl Daemon {
         Client::bare(&self.admin()).stat()
     }
 
+    pub fn session_count(&self) -> usize {
+        self.stat()["sessions"].as_array().unwrap().len()
+    }
+
+    pub fn await_session_count(&self, count: usize) {
+        eventually("as many sessions as are left", || {
+            (self.session_count() == count).then_some(())
+        });
+    }
+
     /// Open file descriptors of each of the processes.
     pub fn fds(&self) -> BTreeMap<i32, usize> {
-        let mut pids = vec![self.pid()];
-        pids.extend(children(self.pid()).into_iter().map(|(pid, _)| pid));
-        pids.into_iter()
+        self.pids()
+            .into_iter()
             .map(|pid| {
                 (
                     pid,
@@ -120,10 +129,16 @@ impl Daemon {
             .collect()
     }
 
+    fn pids(&self) -> Vec<i32> {
+        let mut pids = vec![self.pid()];
+        pids.extend(children(self.pid()).into_iter().map(|(pid, _)| pid));
+        pids
+    }
+
     /// The same, once messages between the processes that carry descriptors have arrived: when many looks in a row agree.
     pub fn settled_fds(&self) -> BTreeMap<i32, usize> {
         let (mut last, mut equal) = (self.fds(), 0);
-        super::eventually("the number of file descriptors settles", || {
+        eventually("the number of file descriptors settles", || {
             let now = self.fds();
             equal = if now == last { equal + 1 } else { 0 };
             last = now;
@@ -147,18 +162,16 @@ impl Daemon {
 
     /// Resident bytes of all processes together, shared ones counted by their share.
     pub fn resident_bytes(&self) -> u64 {
-        let mut pids = vec![self.pid()];
-        pids.extend(children(self.pid()).into_iter().map(|(pid, _)| pid));
-        pids.into_iter()
+        self.pids()
+            .into_iter()
             .map(|pid| field_kib(Path::new(&format!("/proc/{pid}/smaps_rollup")), "Pss:") * 1024)
             .sum()
     }
 
     /// Processor time used by all processes together, in clock ticks.
     pub fn cpu_ticks(&self) -> u64 {
-        let mut pids = vec![self.pid()];
-        pids.extend(children(self.pid()).into_iter().map(|(pid, _)| pid));
-        pids.into_iter()
+        self.pids()
+            .into_iter()
             .map(|pid| {
                 let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
                 let fields: Vec<&str> = text

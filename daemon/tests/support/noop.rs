@@ -42,6 +42,20 @@ pub fn make(_: &EngineStart) -> Result<Box<dyn EngineCore>, String> {
 }
 
 impl Noop {
+    fn queues(&self) -> impl Iterator<Item = &Queue> {
+        self.sessions
+            .values()
+            .flat_map(|session| session.queues.values())
+    }
+
+    fn set_need_wakeup(&mut self, need: bool) {
+        for session in self.sessions.values_mut() {
+            for queue in session.queues.values_mut() {
+                queue.ends.completion.set_need_wakeup(need);
+            }
+        }
+    }
+
     fn serve(
         queue: &mut Queue,
         totals: &mut SessionTotals,
@@ -171,33 +185,13 @@ impl EngineCore for Noop {
     }
 
     fn prepare_park(&mut self) -> bool {
-        let queues = || {
-            self.sessions
-                .values()
-                .flat_map(|session| session.queues.values())
-        };
-        let _ = queues;
-        for queue in self
-            .sessions
-            .values_mut()
-            .flat_map(|session| session.queues.values_mut())
-        {
-            queue.ends.completion.set_need_wakeup(true);
-        }
+        self.set_need_wakeup(true);
         parking_fence();
         let news = self
-            .sessions
-            .values()
-            .flat_map(|session| session.queues.values())
+            .queues()
             .any(|queue| !queue.held && !queue.frozen && queue.ends.consumer.is_behind());
         if news {
-            for queue in self
-                .sessions
-                .values_mut()
-                .flat_map(|session| session.queues.values_mut())
-            {
-                queue.ends.completion.set_need_wakeup(false);
-            }
+            self.set_need_wakeup(false);
         }
         !news
     }
@@ -209,10 +203,7 @@ impl EngineCore for Noop {
     fn begin_drain(&mut self) {}
 
     fn is_drained(&self) -> bool {
-        self.sessions
-            .values()
-            .flat_map(|session| session.queues.values())
-            .all(|queue| !queue.held)
+        self.queues().all(|queue| !queue.held)
     }
 
     fn stat_json(&self) -> String {
