@@ -28,19 +28,7 @@ impl Op {
                     to_count,
                 }),
             },
-            Op::Permute(order) => {
-                let seen = order.iter().fold(0u32, |set, &axis| {
-                    set | 1u32.checked_shl(axis.into()).unwrap_or(0)
-                });
-                if order.len() != from.rank() || seen != u32::from(AxisSet::all(from.rank()).0) {
-                    return Err(OpError::Permutation {
-                        shape: *from,
-                        order: order.to_vec(),
-                        rank: from.rank(),
-                    });
-                }
-                Ok(Layout::contiguous(*from).permute(order).shape)
-            }
+            Op::Permute(order) => permuted_shape(from, order),
             Op::Slice {
                 starts,
                 steps,
@@ -63,22 +51,13 @@ impl Op {
                 }
                 Shape::new(lens).ok_or(OpError::TooLarge { op })
             }
-            Op::Expand(to) => {
-                let fits = to.rank() >= from.rank()
-                    && from
-                        .iter()
-                        .rev()
-                        .zip(to.iter().rev())
-                        .all(|(&have, &want)| have == want || have == 1);
-                if fits {
-                    Ok(*to)
-                } else {
-                    Err(OpError::Expand {
-                        from: *from,
-                        to: *to,
-                    })
-                }
-            }
+            Op::Expand(to) => match expands(from, to) {
+                true => Ok(*to),
+                false => Err(OpError::Expand {
+                    from: *from,
+                    to: *to,
+                }),
+            },
             Op::Window {
                 axes,
                 sizes,
@@ -143,6 +122,29 @@ impl Op {
             _ => None,
         }
     }
+}
+
+fn permuted_shape(from: &Shape, order: &AxisList<u8>) -> Result<Shape, OpError> {
+    let seen = order.iter().fold(0u32, |set, &axis| {
+        set | 1u32.checked_shl(axis.into()).unwrap_or(0)
+    });
+    if order.len() != from.rank() || seen != u32::from(AxisSet::all(from.rank()).0) {
+        return Err(OpError::Permutation {
+            shape: *from,
+            order: order.to_vec(),
+            rank: from.rank(),
+        });
+    }
+    Ok(Layout::contiguous(*from).permute(order).shape)
+}
+
+fn expands(from: &Shape, to: &Shape) -> bool {
+    to.rank() >= from.rank()
+        && from
+            .iter()
+            .rev()
+            .zip(to.iter().rev())
+            .all(|(&have, &want)| have == want || have == 1)
 }
 
 fn slice_fits(size: u64, start: i64, step: i64, len: u64) -> bool {

@@ -4,6 +4,7 @@
 //! consumer's; the others are registers of the same step or loads.
 
 use tensord_plan::{Buffer, Immediate, Instr, ValueId};
+use tensord_shm::dtype::DType;
 use tensord_shm::layout::Layout;
 use tensord_shm::op::Op;
 
@@ -190,23 +191,7 @@ impl Builder<'_> {
                 })
             }
             Op::Iota { meta, axis } => {
-                let start = self.attribute(node, 0);
-                let along = &coordinates[usize::from(axis)];
-                match along.terms.iter().rposition(|&term| term != 0) {
-                    None => code.push(Instr::Immediate {
-                        slot: start,
-                        dtype: meta.dtype,
-                    }),
-                    Some(variable) => {
-                        let step = self.attribute(node, 1);
-                        code.push(Instr::Iota {
-                            axis: variable as u8,
-                            dtype: meta.dtype,
-                            start,
-                            step,
-                        })
-                    }
-                }
+                self.iota(code, node, &coordinates[usize::from(axis)], meta.dtype)
             }
             Op::Random { meta, distribution } => {
                 let flat = address(&Layout::contiguous(meta.shape), coordinates);
@@ -226,6 +211,29 @@ impl Builder<'_> {
             Op::Gather { axis } => self.gather(code, node, coordinates, usize::from(axis), step),
             // Copy, and nothing else: the other operations have steps of their own.
             _ => self.operand(code, node, 0, coordinates, step),
+        }
+    }
+
+    /// Counts along the coordinate of its axis; where that never moves it is its start.
+    fn iota(
+        &mut self,
+        code: &mut BodyBuilder,
+        node: usize,
+        along: &Affine,
+        dtype: DType,
+    ) -> ValueId {
+        let start = self.attribute(node, 0);
+        match along.terms.iter().rposition(|&term| term != 0) {
+            None => code.push(Instr::Immediate { slot: start, dtype }),
+            Some(variable) => {
+                let step = self.attribute(node, 1);
+                code.push(Instr::Iota {
+                    axis: variable as u8,
+                    dtype,
+                    start,
+                    step,
+                })
+            }
         }
     }
 
