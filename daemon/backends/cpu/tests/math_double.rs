@@ -20,6 +20,12 @@ fn bound(function: Elementwise) -> f64 {
     }
 }
 
+/// The function of f64 operands, or of the first ones where it takes one.
+fn of_pairs(function: Elementwise, a: &[f64], b: &[f64]) -> Vec<f64> {
+    let operands = [&Tile::of(a), &Tile::of(b)];
+    apply(Isa::detect(), function, DType::F64, &operands).to_vec()
+}
+
 #[test]
 fn functions_keep_their_bounds() {
     let table = include_str!("math_double.txt");
@@ -42,13 +48,7 @@ fn functions_keep_their_bounds() {
         let operand = |k: usize| rows.iter().map(|row| number(row[k])).collect::<Vec<_>>();
         let arity = function.arity();
         let (a, b) = (operand(1), operand(arity));
-        let results = apply(
-            Isa::detect(),
-            function,
-            DType::F64,
-            &[&Tile::of(&a), &Tile::of(&b)],
-        )
-        .to_vec::<f64>();
+        let results = of_pairs(function, &a, &b);
         let (mut worst, mut at) = (0.0, (0.0, 0.0));
         for (i, row) in rows.iter().enumerate() {
             let near = number(row[arity + 1]);
@@ -130,13 +130,7 @@ fn powers_and_angles_have_the_special_cases_of_the_standard() {
         (Fmod, |x, y| x % y),
     ];
     for (function, reference) in rows {
-        let results = apply(
-            Isa::detect(),
-            function,
-            DType::F64,
-            &[&Tile::of(&a), &Tile::of(&b)],
-        )
-        .to_vec::<f64>();
+        let results = of_pairs(function, &a, &b);
         for (i, &have) in results.iter().enumerate() {
             let want = reference(a[i], b[i]);
             let off = steps_double(have, want);

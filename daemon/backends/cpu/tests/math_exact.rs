@@ -63,6 +63,10 @@ fn define(function: Elementwise, a: i128, b: i128, width: i128) -> i128 {
     }
 }
 
+fn case(function: Elementwise, dtype: DType, x: i128, y: i128) -> String {
+    format!("{} {dtype} {x} {y}", function.info().name)
+}
+
 #[test]
 fn integer_functions_are_exact_on_every_pair_of_bytes() {
     for (dtype, signed) in [(DType::I8, true), (DType::U8, false)] {
@@ -90,14 +94,8 @@ fn integer_functions_are_exact_on_every_pair_of_bytes() {
             let results = apply(Isa::detect(), function, dtype, &tiles).to_vec::<u8>();
             for (&(x, y), &have) in pairs.iter().zip(&results) {
                 let want = define(function, number(x), number(y), 8) as u8;
-                assert_eq!(
-                    have,
-                    want,
-                    "{} {dtype} {} {}",
-                    function.info().name,
-                    number(x),
-                    number(y)
-                );
+                let case = case(function, dtype, number(x), number(y));
+                assert_eq!(have, want, "{case}");
             }
         }
     }
@@ -149,14 +147,8 @@ fn wide_integers_are_exact_at_their_limits() {
                 } else {
                     out.to_vec::<u64>()[i]
                 };
-                assert_eq!(
-                    have,
-                    want,
-                    "{} {dtype} {} {}",
-                    function.info().name,
-                    number(x),
-                    number(y)
-                );
+                let case = case(function, dtype, number(x), number(y));
+                assert_eq!(have, want, "{case}");
             }
         }
     }

@@ -116,11 +116,15 @@ pub struct NoBodies;
 
 impl Bodies for NoBodies {
     fn fill(&mut self, what: &Fill, _: LanesMut<'_>) {
-        unreachable!("{what:?} of a bare load");
+        unreachable!(
+            "{what:?}: given for operands that are bare loads, which the kernel reads by itself"
+        );
     }
 
     fn finish(&mut self, what: &Finish, _: LanesMut<'_>) {
-        unreachable!("{what:?} of a bare store");
+        unreachable!(
+            "{what:?}: given for a result that is a bare store, which the kernel writes by itself"
+        );
     }
 }
 

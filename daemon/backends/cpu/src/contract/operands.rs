@@ -6,7 +6,7 @@ use super::groups::pack_offset;
 use super::number::{Compute, Storage};
 use super::run::{IN_PLACE_ROWS_MAX, Unit};
 use super::scratch::{Lines, Scratch};
-use super::tables::{LoadTable, Part, address, step_address};
+use super::tables::{Part, address, step_address};
 use super::{Bodies, Fill};
 
 /// Up to this many rows, or lanes, rows are not worth packing if k has a single stride.
@@ -56,14 +56,7 @@ impl<S: Storage> Unit<'_, S> {
             && layout.bounds.is_empty()
             && self.rows.len() <= IN_PLACE_ROWS_MAX
             && layout.rows.step(self.lanes.start, self.lanes.len()) == Some(1);
-        let mut table = LoadTable {
-            addresses: &mut scratch.lane_addresses,
-            offsets: &mut scratch.offsets,
-            extents: &mut scratch.extents,
-            k_offsets: &mut scratch.k_offsets,
-            row_coordinates: &mut scratch.row_coordinates,
-            k_coordinates: &mut scratch.k_coordinates,
-        };
+        let (table, addresses) = (&mut scratch.table, &mut scratch.lane_addresses);
         let fill = self.fill(0, group.lane_side());
         if let (true, Some(step), true) = (in_place, k_step, whole > 0) {
             let offset = layout.offset
@@ -74,14 +67,15 @@ impl<S: Storage> Unit<'_, S> {
                 let lanes = self.lanes.start + whole..self.lanes.end;
                 let to = scratch.panels.room(panel);
                 table.along_k(layout, ks);
-                let block = table.block(&Part {
+                let part = Part {
                     layout,
                     base,
                     batch: self.batch,
                     rows: lanes,
                     ks,
                     fill,
-                });
+                };
+                let block = table.block(addresses, &part);
                 // SAFETY: the operand is readable by the caller's contract; there is room for the one panel.
                 unsafe { block.panels(to, nr, self.kernels.turn) };
                 to.cast_const()
@@ -97,14 +91,15 @@ impl<S: Storage> Unit<'_, S> {
             .panels
             .room(self.lanes.len().next_multiple_of(nr) * ks.len());
         table.along_k(layout, ks);
-        let block = table.block(&Part {
+        let part = Part {
             layout,
             base,
             batch: self.batch,
             rows: self.lanes.clone(),
             ks,
             fill,
-        });
+        };
+        let block = table.block(addresses, &part);
         // SAFETY: the operand is readable by the caller's contract; there is room for whole panels.
         unsafe { block.panels(to, nr, self.kernels.turn) };
         Panels {
@@ -246,27 +241,21 @@ impl<S: Storage> Unit<'_, S> {
                     .extend(rows.map(|&at| step_address::<S>(base, at)));
                 continue;
             }
-            let mut table = LoadTable {
-                addresses: &mut scratch.row_addresses,
-                offsets: &mut scratch.offsets,
-                extents: &mut scratch.extents,
-                k_offsets: &mut scratch.k_offsets,
-                row_coordinates: &mut scratch.row_coordinates,
-                k_coordinates: &mut scratch.k_coordinates,
-            };
+            let table = &mut scratch.table;
             let fill = self.fill(segment.member, side);
             if tabled != Some(self.group.members[segment.member].shape) {
                 table.along_k(layout, ks);
                 tabled = Some(self.group.members[segment.member].shape);
             }
-            let block = table.block(&Part {
+            let part = Part {
                 layout,
                 base,
                 batch: self.batch,
                 rows: in_member,
                 ks,
                 fill,
-            });
+            };
+            let block = table.block(&mut scratch.row_addresses, &part);
             // SAFETY: the operand is readable by the caller's contract; there is room for the block's rows.
             unsafe { block.rows(at, stride) };
         }

@@ -1,6 +1,8 @@
 //! A thread's memory for contractions: packed blocks, sums, and tables of addresses. It grows to what the largest unit
 //! needed, which blocking bounds, and is used again by the next.
 
+use super::tables::LoadTable;
+
 /// 64 bytes at a 64-byte boundary.
 #[derive(Clone, Copy)]
 #[repr(align(64))]
@@ -55,10 +57,8 @@ pub struct Scratch {
     pub(super) lane_addresses: Vec<usize>,
     /// Offsets on their way to addresses.
     pub(super) offsets: Vec<i64>,
-    pub(super) k_offsets: Vec<i64>,
-    pub(super) extents: Vec<i64>,
-    pub(super) row_coordinates: Coordinates,
-    pub(super) k_coordinates: Coordinates,
+    /// What loads of operands read through.
+    pub(super) table: LoadTable,
     pub(super) segments: Vec<super::run::Segment>,
 }
 

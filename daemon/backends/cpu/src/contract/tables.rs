@@ -7,17 +7,17 @@ use super::layout::{Dims, OperandLayout};
 use super::load::{Block, Guards};
 use super::number::{Compute, Storage};
 use super::packs::Key;
-use super::scratch::{Coordinates, Lines, Scratch};
+use super::scratch::{Coordinates, Lines};
 use super::{Isa, K_BLOCK};
 
-/// The tables that a [`Block`] refers to.
-pub(super) struct LoadTable<'t> {
-    pub addresses: &'t mut Vec<usize>,
-    pub offsets: &'t mut Vec<i64>,
-    pub extents: &'t mut Vec<i64>,
-    pub k_offsets: &'t mut Vec<i64>,
-    pub row_coordinates: &'t mut Coordinates,
-    pub k_coordinates: &'t mut Coordinates,
+/// The tables that a [`Block`] refers to, beside the addresses of its rows.
+#[derive(Default)]
+pub(super) struct LoadTable {
+    offsets: Vec<i64>,
+    extents: Vec<i64>,
+    k_offsets: Vec<i64>,
+    row_coordinates: Coordinates,
+    k_coordinates: Coordinates,
 }
 
 /// What a [`LoadTable`] is filled with.
@@ -30,12 +30,12 @@ pub(super) struct Part<'p, S> {
     pub fill: S,
 }
 
-impl LoadTable<'_> {
+impl LoadTable {
     /// Fills in what depends on k.
     pub(super) fn along_k(&mut self, layout: &OperandLayout, ks: &Range<usize>) {
         self.k_offsets.clear();
-        layout.k.walk(0, ks.start, ks.len(), self.k_offsets);
-        let Coordinates { values, ranges } = &mut *self.k_coordinates;
+        layout.k.walk(0, ks.start, ks.len(), &mut self.k_offsets);
+        let Coordinates { values, ranges } = &mut self.k_coordinates;
         values.clear();
         ranges.clear();
         self.extents.clear();
@@ -50,17 +50,22 @@ impl LoadTable<'_> {
     }
 
     /// Fills in what depends on the rows; [`LoadTable::along_k`] was called for this layout and block of k.
-    pub(super) fn block<S: Storage>(&mut self, part: &Part<'_, S>) -> Block<'_, S> {
+    pub(super) fn block<'t, S: Storage>(
+        &'t mut self,
+        addresses: &'t mut Vec<usize>,
+        part: &Part<'_, S>,
+    ) -> Block<'t, S> {
         let Part {
             layout, batch, ks, ..
         } = *part;
         let rows = &part.rows;
         let base = address::<S>(part.base, layout.offset + layout.batch.at(batch));
-        self.addresses.clear();
+        addresses.clear();
         self.offsets.clear();
-        layout.rows.walk(0, rows.start, rows.len(), self.offsets);
-        self.addresses
-            .extend(self.offsets.iter().map(|&at| step_address::<S>(base, at)));
+        layout
+            .rows
+            .walk(0, rows.start, rows.len(), &mut self.offsets);
+        addresses.extend(self.offsets.iter().map(|&at| step_address::<S>(base, at)));
         let coordinates = &mut self.row_coordinates.values;
         coordinates.clear();
         for (g, bound) in layout.bounds.iter().enumerate() {
@@ -70,14 +75,14 @@ impl LoadTable<'_> {
                 .walk_guard(g, start, rows.start, rows.len(), coordinates);
         }
         Block {
-            rows: self.addresses,
+            rows: addresses,
             row_step: layout.rows.step(rows.start, rows.len()),
-            k: self.k_offsets,
+            k: &self.k_offsets,
             k_step: layout.k.step(ks.start, ks.len()),
             guards: Guards {
-                extents: self.extents,
-                rows: self.row_coordinates,
-                k: self.k_coordinates,
+                extents: &self.extents,
+                rows: &self.row_coordinates,
+                k: &self.k_coordinates,
             },
             fill: part.fill,
         }
@@ -124,30 +129,22 @@ pub(super) unsafe fn pack_whole<S: Storage>(base: *const u8, key: &Key<'_>, isa:
     let (nr, turn) = (kernels.nr, kernels.turn);
     let mut lines = Lines::default();
     let to = lines.room::<S::Compute>(batch * lanes.next_multiple_of(nr) * k_count);
-    let mut tables = Scratch::default();
+    let (mut table, mut addresses) = (LoadTable::default(), Vec::new());
     let fill = S::from_scalar(key.fill);
     for position in 0..batch {
         for k in (0..k_count).step_by(K_BLOCK) {
             let ks = k..(k + K_BLOCK).min(k_count);
             let at = pack_offset(key.counts, nr, position, k);
-            tables.lane_addresses.clear();
-            let mut table = LoadTable {
-                addresses: &mut tables.lane_addresses,
-                offsets: &mut tables.offsets,
-                extents: &mut tables.extents,
-                k_offsets: &mut tables.k_offsets,
-                row_coordinates: &mut tables.row_coordinates,
-                k_coordinates: &mut tables.k_coordinates,
-            };
             table.along_k(key.layout, &ks);
-            let block = table.block(&Part {
+            let part = Part {
                 layout: key.layout,
                 base,
                 batch: position,
                 rows: 0..lanes,
                 ks: &ks,
                 fill,
-            });
+            };
+            let block = table.block(&mut addresses, &part);
             // SAFETY: the operand is readable as the caller says; the pack has room for every panel of the block.
             unsafe { block.panels(to.add(at), nr, turn) };
         }

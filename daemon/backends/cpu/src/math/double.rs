@@ -22,6 +22,7 @@
 
 use super::basic::double::copy_sign;
 use super::coefficients::*;
+use super::pieces::double::{limit, log_special, polynomial, power_of_two};
 use super::trigonometry::reduce_huge;
 
 /// Adding 1.5 * 2^52 rounds to an integer and leaves it in the low bits.
@@ -29,38 +30,6 @@ const MAGIC: f64 = 6755399441055744.0;
 const LN2: f64 = std::f64::consts::LN_2;
 /// Below this magnitude x^2 does not reach the last place of x.
 const TINY: f64 = f64::from_bits((1023 - 54) << 52);
-
-/// A polynomial, its odd and even powers as two chains that run side by side.
-#[inline(always)]
-fn polynomial<const N: usize>(x: f64, coefficients: &[f64; N]) -> f64 {
-    let square = x * x;
-    let (mut sum, mut other) = (coefficients[N - 1], coefficients[N - 2]);
-    let mut i = N - 2;
-    while i >= 2 {
-        i -= 2;
-        sum = sum.mul_add(square, coefficients[i + 1]);
-        other = other.mul_add(square, coefficients[i]);
-    }
-    // With an odd number of coefficients the constant is still to come, and the chains change places.
-    if i == 1 {
-        sum.mul_add(square, other.mul_add(x, coefficients[0]))
-    } else {
-        sum.mul_add(x, other)
-    }
-}
-
-/// `x` limited to `low..=high`; NaN stays.
-#[inline(always)]
-fn limit(x: f64, low: f64, high: f64) -> f64 {
-    let x = if x < low { low } else { x };
-    if x > high { high } else { x }
-}
-
-/// 2^k for k in -1022..=1023, given as wrapped bits.
-#[inline(always)]
-fn power_of_two(k: u64) -> f64 {
-    f64::from_bits(k.wrapping_add(1023) << 52)
-}
 
 /// `p * 2^k` for |k| <= 2000, rounded once.
 #[inline(always)]
@@ -128,15 +97,6 @@ fn log_core(f: f64) -> (f64, f64) {
         half_square,
         s * z.mul_add(polynomial(z, &LOG_64), half_square),
     )
-}
-
-/// The logarithm of `x` where `y` is that of a positive finite number.
-#[inline(always)]
-fn log_special(x: f64, y: f64) -> f64 {
-    let y = if x == f64::INFINITY { x } else { y };
-    let y = if x == 0.0 { f64::NEG_INFINITY } else { y };
-    let y = if x < 0.0 { f64::NAN } else { y };
-    if x.is_nan() { x } else { y }
 }
 
 #[inline(always)]

@@ -18,6 +18,7 @@ pub mod convert;
 pub mod double;
 pub mod integer;
 mod kernel;
+mod pieces;
 pub mod random;
 pub mod single;
 mod storage;

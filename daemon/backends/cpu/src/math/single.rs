@@ -20,41 +20,12 @@
 use super::basic::single::copy_sign;
 use super::coefficients::*;
 use super::double;
+use super::pieces::single::{limit, log_special, polynomial, power_of_two};
 
 /// Adding 1.5 * 2^23 rounds to an integer and leaves it in the low bits.
 const MAGIC: f32 = 12582912.0;
 /// Below this magnitude x^2 does not reach the last place of x.
 const TINY: f32 = f32::from_bits((127 - 25) << 23);
-
-/// A polynomial, its odd and even powers as two chains that run side by side.
-#[inline(always)]
-fn polynomial<const N: usize>(x: f32, coefficients: &[f32; N]) -> f32 {
-    let square = x * x;
-    let (mut sum, mut other) = (coefficients[N - 1], coefficients[N - 2]);
-    let mut i = N - 2;
-    while i >= 2 {
-        i -= 2;
-        sum = sum.mul_add(square, coefficients[i + 1]);
-        other = other.mul_add(square, coefficients[i]);
-    }
-    // With an odd number of coefficients the constant is still to come, and the chains change places.
-    if i == 1 {
-        sum.mul_add(square, other.mul_add(x, coefficients[0]))
-    } else {
-        sum.mul_add(x, other)
-    }
-}
-
-#[inline(always)]
-fn limit(x: f32, low: f32, high: f32) -> f32 {
-    let x = if x < low { low } else { x };
-    if x > high { high } else { x }
-}
-
-#[inline(always)]
-fn power_of_two(k: u32) -> f32 {
-    f32::from_bits(k.wrapping_add(127) << 23)
-}
 
 /// `p * 2^k` for |k| <= 250, rounded once.
 #[inline(always)]
@@ -102,10 +73,7 @@ pub fn log(x: f32) -> f32 {
     let square = f * f;
     let rest = (square * f).mul_add(polynomial(f, &LOG_32), k * LN2_32[1]);
     let y = k.mul_add(LN2_32[0], f - (0.5f32.mul_add(square, -rest)));
-    let y = if x == f32::INFINITY { x } else { y };
-    let y = if x == 0.0 { f32::NEG_INFINITY } else { y };
-    let y = if x < 0.0 { f32::NAN } else { y };
-    if x.is_nan() { x } else { y }
+    log_special(x, y)
 }
 
 /// Is the angle finite and too large for [`sin`] and [`cos`]?

@@ -72,6 +72,37 @@ fn stays_in_dtype(function: Elementwise) -> bool {
     )
 }
 
+/// The functions that integers and floats define alike.
+macro_rules! number_functions {
+    ($isa:ident, $function:ident, $T:ident, $lane:ident) => {
+        match $function {
+            Neg => unary!($isa, $T => $T, $lane::neg),
+            Abs => unary!($isa, $T => $T, $lane::abs),
+            Sign => unary!($isa, $T => $T, $lane::sign),
+            Square => unary!($isa, $T => $T, $lane::square),
+            Signbit => unary!($isa, $T => u8, $lane::signbit),
+            LogicalNot => unary!($isa, $T => u8, $lane::logical_not),
+            Add => binary!($isa, $T => $T, $lane::add),
+            Sub => binary!($isa, $T => $T, $lane::sub),
+            Mul => binary!($isa, $T => $T, $lane::mul),
+            Maximum => binary!($isa, $T => $T, $lane::maximum),
+            Minimum => binary!($isa, $T => $T, $lane::minimum),
+            Eq => binary!($isa, $T => u8, $lane::eq),
+            Ne => binary!($isa, $T => u8, $lane::ne),
+            Lt => binary!($isa, $T => u8, $lane::lt),
+            Le => binary!($isa, $T => u8, $lane::le),
+            Gt => binary!($isa, $T => u8, $lane::gt),
+            Ge => binary!($isa, $T => u8, $lane::ge),
+            LogicalAnd => binary!($isa, $T => u8, $lane::logical_and),
+            LogicalOr => binary!($isa, $T => u8, $lane::logical_or),
+            LogicalXor => binary!($isa, $T => u8, $lane::logical_xor),
+            Select => ternary!($isa, u8, $T => $T, $lane::select),
+            Clamp => ternary!($isa, $T, $T => $T, $lane::clamp),
+            _ => return None,
+        }
+    };
+}
+
 macro_rules! integer_functions {
     ($name:ident, $int:ident) => {
         fn $name(isa: Isa, function: Elementwise) -> Option<TileFn> {
@@ -79,41 +110,19 @@ macro_rules! integer_functions {
             use integer::$int as lane;
             type T = $int;
             Some(match function {
-                Neg => unary!(isa, T => T, lane::neg),
-                Abs => unary!(isa, T => T, lane::abs),
-                Sign => unary!(isa, T => T, lane::sign),
                 Ceil | Floor | Trunc | Round => unary!(isa, T => T, lane::same),
-                Square => unary!(isa, T => T, lane::square),
                 IsNan | IsInf => unary!(isa, T => u8, lane::no),
                 IsFinite => unary!(isa, T => u8, lane::yes),
-                Signbit => unary!(isa, T => u8, lane::signbit),
-                LogicalNot => unary!(isa, T => u8, lane::logical_not),
                 BitNot => unary!(isa, T => T, lane::bit_not),
-                Add => binary!(isa, T => T, lane::add),
-                Sub => binary!(isa, T => T, lane::sub),
-                Mul => binary!(isa, T => T, lane::mul),
                 FloorDiv => binary!(isa, T => T, lane::floor_div),
                 Remainder => binary!(isa, T => T, lane::remainder),
                 Pow => binary!(isa, T => T, lane::pow),
-                Maximum => binary!(isa, T => T, lane::maximum),
-                Minimum => binary!(isa, T => T, lane::minimum),
-                Eq => binary!(isa, T => u8, lane::eq),
-                Ne => binary!(isa, T => u8, lane::ne),
-                Lt => binary!(isa, T => u8, lane::lt),
-                Le => binary!(isa, T => u8, lane::le),
-                Gt => binary!(isa, T => u8, lane::gt),
-                Ge => binary!(isa, T => u8, lane::ge),
-                LogicalAnd => binary!(isa, T => u8, lane::logical_and),
-                LogicalOr => binary!(isa, T => u8, lane::logical_or),
-                LogicalXor => binary!(isa, T => u8, lane::logical_xor),
                 BitAnd => binary!(isa, T => T, lane::bit_and),
                 BitOr => binary!(isa, T => T, lane::bit_or),
                 BitXor => binary!(isa, T => T, lane::bit_xor),
                 ShiftLeft => binary!(isa, T => T, lane::shift_left),
                 ShiftRight => binary!(isa, T => T, lane::shift_right),
-                Select => ternary!(isa, u8, T => T, lane::select),
-                Clamp => ternary!(isa, T, T => T, lane::clamp),
-                _ => return None,
+                _ => number_functions!(isa, function, T, lane),
             })
         }
     };
@@ -148,44 +157,22 @@ macro_rules! float_functions {
             use basic::$module as lane;
             type T = $float;
             Some(match function {
-                Neg => unary!(isa, T => T, lane::neg),
-                Abs => unary!(isa, T => T, lane::abs),
-                Sign => unary!(isa, T => T, lane::sign),
                 Ceil => unary!(isa, T => T, lane::ceil),
                 Floor => unary!(isa, T => T, lane::floor),
                 Trunc => unary!(isa, T => T, lane::trunc),
                 Round => unary!(isa, T => T, lane::round),
                 Sqrt => unary!(isa, T => T, lane::sqrt),
-                Square => unary!(isa, T => T, lane::square),
                 Reciprocal => unary!(isa, T => T, lane::reciprocal),
                 Rsqrt => unary!(isa, T => T, lane::rsqrt),
                 IsNan => unary!(isa, T => u8, lane::is_nan),
                 IsInf => unary!(isa, T => u8, lane::is_inf),
                 IsFinite => unary!(isa, T => u8, lane::is_finite),
-                Signbit => unary!(isa, T => u8, lane::signbit),
-                LogicalNot => unary!(isa, T => u8, lane::logical_not),
-                Add => binary!(isa, T => T, lane::add),
-                Sub => binary!(isa, T => T, lane::sub),
-                Mul => binary!(isa, T => T, lane::mul),
                 Div => binary!(isa, T => T, lane::div),
                 FloorDiv => binary!(isa, T => T, lane::floor_div, rare lane::fmod_is_rare, lane::floor_div_rare),
                 Remainder => binary!(isa, T => T, lane::remainder, rare lane::fmod_is_rare, lane::remainder_rare),
                 Fmod => binary!(isa, T => T, lane::fmod, rare lane::fmod_is_rare, lane::fmod_rare),
-                Maximum => binary!(isa, T => T, lane::maximum),
-                Minimum => binary!(isa, T => T, lane::minimum),
                 CopySign => binary!(isa, T => T, lane::copy_sign),
                 NextAfter => binary!(isa, T => T, lane::next_after),
-                Eq => binary!(isa, T => u8, lane::eq),
-                Ne => binary!(isa, T => u8, lane::ne),
-                Lt => binary!(isa, T => u8, lane::lt),
-                Le => binary!(isa, T => u8, lane::le),
-                Gt => binary!(isa, T => u8, lane::gt),
-                Ge => binary!(isa, T => u8, lane::ge),
-                LogicalAnd => binary!(isa, T => u8, lane::logical_and),
-                LogicalOr => binary!(isa, T => u8, lane::logical_or),
-                LogicalXor => binary!(isa, T => u8, lane::logical_xor),
-                Select => ternary!(isa, u8, T => T, lane::select),
-                Clamp => ternary!(isa, T, T => T, lane::clamp),
                 Fma => ternary!(isa, T, T => T, lane::fma),
                 Exp => unary!(isa, T => T, $module::exp),
                 Exp2 => unary!(isa, T => T, $module::exp2),
@@ -212,7 +199,7 @@ macro_rules! float_functions {
                 Atan2 => binary!(isa, T => T, $module::atan2),
                 Hypot => binary!(isa, T => T, $module::hypot),
                 LogAddExp => binary!(isa, T => T, $module::log_add_exp),
-                BitNot | BitAnd | BitOr | BitXor | ShiftLeft | ShiftRight => return None,
+                _ => number_functions!(isa, function, T, lane),
             })
         }
     };

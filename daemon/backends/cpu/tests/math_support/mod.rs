@@ -136,60 +136,19 @@ impl Draws {
     }
 }
 
-pub const SPECIAL_SINGLE: [f32; 26] = [
-    0.0,
-    -0.0,
-    1.0,
-    -1.0,
-    2.0,
-    -2.0,
-    0.5,
-    -0.5,
-    3.0,
-    -3.0,
-    1.5,
-    -2.5,
-    1e-45,
-    -1e-45,
-    f32::MIN_POSITIVE,
-    -f32::MIN_POSITIVE,
-    1.1754942e-38,
-    f32::MAX,
-    f32::MIN,
-    f32::INFINITY,
-    f32::NEG_INFINITY,
-    f32::NAN,
-    f32::EPSILON,
-    16777216.0,
-    16777217.0 - 2.0,
-    -88.72284,
-];
+/// Zeros, small numbers, the limits of the type, infinities and NaN, and what else matters to it.
+macro_rules! special {
+    ($float:ident: $($own:expr),*) => {
+        [
+            0.0, -0.0, 1.0, -1.0, 2.0, -2.0, 0.5, -0.5, 3.0, -3.0, 1.5, -2.5,
+            $float::from_bits(1), -$float::from_bits(1), $float::MIN_POSITIVE, -$float::MIN_POSITIVE,
+            $float::MAX, $float::MIN, $float::INFINITY, $float::NEG_INFINITY, $float::NAN, $float::EPSILON,
+            $($own),*
+        ]
+    };
+}
 
-pub const SPECIAL_DOUBLE: [f64; 26] = [
-    0.0,
-    -0.0,
-    1.0,
-    -1.0,
-    2.0,
-    -2.0,
-    0.5,
-    -0.5,
-    3.0,
-    -3.0,
-    1.5,
-    -2.5,
-    5e-324,
-    -5e-324,
-    f64::MIN_POSITIVE,
-    -f64::MIN_POSITIVE,
-    2.225073858507201e-308,
-    f64::MAX,
-    f64::MIN,
-    f64::INFINITY,
-    f64::NEG_INFINITY,
-    f64::NAN,
-    f64::EPSILON,
-    9007199254740992.0,
-    9007199254740991.0,
-    -709.782712893384,
-];
+pub const SPECIAL_SINGLE: [f32; 26] =
+    special!(f32: 1.1754942e-38, 16777216.0, 16777214.0, -88.72284);
+
+pub const SPECIAL_DOUBLE: [f64; 26] = special!(f64: 2.225073858507201e-308, 9007199254740992.0, 9007199254740991.0, -709.782712893384);

@@ -1,0 +1,54 @@
+//! What the transcendental functions of f32 and of f64 are made of, where both widths do the same.
+//!
+//! One definition for both, so that a correction reaches both; what differs in more than the width stands in `single` and `double`.
+
+macro_rules! pieces {
+    ($name:ident, $float:ident, $bits:ident, $fraction_bits:literal) => {
+        pub mod $name {
+            /// A polynomial, its odd and even powers as two chains that run side by side.
+            #[inline(always)]
+            pub fn polynomial<const N: usize>(x: $float, coefficients: &[$float; N]) -> $float {
+                let square = x * x;
+                let (mut sum, mut other) = (coefficients[N - 1], coefficients[N - 2]);
+                let mut i = N - 2;
+                while i >= 2 {
+                    i -= 2;
+                    sum = sum.mul_add(square, coefficients[i + 1]);
+                    other = other.mul_add(square, coefficients[i]);
+                }
+                // With an odd number of coefficients the constant is still to come, and the chains change places.
+                if i == 1 {
+                    sum.mul_add(square, other.mul_add(x, coefficients[0]))
+                } else {
+                    sum.mul_add(x, other)
+                }
+            }
+
+            /// `x` limited to `low..=high`; NaN stays.
+            #[inline(always)]
+            pub fn limit(x: $float, low: $float, high: $float) -> $float {
+                let x = if x < low { low } else { x };
+                if x > high { high } else { x }
+            }
+
+            /// 2^k for the k of normal numbers, given as wrapped bits.
+            #[inline(always)]
+            pub fn power_of_two(k: $bits) -> $float {
+                const BIAS: $bits = $float::MAX_EXP as $bits - 1;
+                $float::from_bits(k.wrapping_add(BIAS) << $fraction_bits)
+            }
+
+            /// The logarithm of `x` where `y` is that of a positive finite number.
+            #[inline(always)]
+            pub fn log_special(x: $float, y: $float) -> $float {
+                let y = if x == $float::INFINITY { x } else { y };
+                let y = if x == 0.0 { $float::NEG_INFINITY } else { y };
+                let y = if x < 0.0 { $float::NAN } else { y };
+                if x.is_nan() { x } else { y }
+            }
+        }
+    };
+}
+
+pieces!(single, f32, u32, 23);
+pieces!(double, f64, u64, 52);
