@@ -11,7 +11,6 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Instant;
 
 use crossbeam::channel::{Receiver, Sender, unbounded};
 use tensord_plan::{
@@ -19,6 +18,7 @@ use tensord_plan::{
     SealedMemory,
 };
 
+use crate::clock::Clock;
 use crate::contract::Packs;
 use crate::isa::{Isa, IsaError};
 use crate::launch::{Job, Shared};
@@ -65,9 +65,12 @@ pub struct CpuBackend {
     threads: usize,
     memory_bytes: u64,
     inline_ns_max: u64,
+    clock: Clock,
     memory: Memory,
     cache: Cache,
     scratch: Scratch,
+    /// The next launch's.
+    job: Box<Job>,
     shared: Arc<Shared>,
     pool: Pool,
     report: Sender<Completed>,
@@ -102,9 +105,11 @@ impl CpuBackend {
             threads,
             memory_bytes: config.memory_bytes,
             inline_ns_max: config.inline_ns_max,
+            clock: Clock::new(),
             memory: Memory::new(config.memory_bytes),
             cache: Cache::new(isa),
             scratch: Scratch::default(),
+            job: Box::new(Job::idle(isa)),
             shared: Arc::new(Shared {
                 packs: Mutex::new(Packs::new(config.packed_bytes_max)),
                 scratch_bytes_max: AtomicU64::new(0),
@@ -124,15 +129,15 @@ impl CpuBackend {
 }
 
 /// Runs a job and measures it.
-fn execute(job: Job, team: &mut Team<'_>) -> Completed {
+fn execute(job: &mut Job, shared: &Shared, team: &mut Team<'_>, clock: Clock) -> Completed {
     let id = job.id;
-    let start = Instant::now();
+    let start = clock.now();
     // SAFETY: the engine leaves the operands' memory to the launch until it is completed (the trait's rule), and jobs that
     // share buffers never run at the same time.
-    let outcome = catch_unwind(AssertUnwindSafe(|| unsafe { job.run(team) }));
+    let outcome = catch_unwind(AssertUnwindSafe(|| unsafe { job.run(shared, team) }));
     Completed {
         id,
-        busy_ns: start.elapsed().as_nanos() as u64,
+        busy_ns: clock.ns_between(start, clock.now()),
         fault: outcome
             .err()
             .map(|payload| DeviceFault::Fatal(panic_text(&*payload))),
@@ -248,37 +253,40 @@ impl Backend for CpuBackend {
                 self.memory.mark_constant(operand.buffer);
             }
         }
-        let job = Job::new(
-            launch,
-            &mut self.cache,
-            &self.memory,
-            self.isa,
-            &self.shared,
-        )?;
+        let job = &mut self.job;
+        job.take(launch, &mut self.cache, &self.memory)?;
         let waits = || {
             let taken = self.pending.iter().flat_map(|(_, buffers)| buffers);
             job.buffers()
                 .any(|buffer| taken.clone().any(|&other| other == buffer))
         };
         if short && (self.pending.is_empty() || !waits()) {
-            let completed = execute(job, &mut Team::alone(&mut self.scratch));
-            self.finished.push(completed);
+            let team = &mut Team::alone(&mut self.scratch);
+            self.finished
+                .push(execute(job, &self.shared, team, self.clock));
+            job.rest();
             return Ok(());
         }
         let mut buffers: Vec<BufferId> = job.buffers().collect();
         buffers.sort_unstable();
         buffers.dedup();
         self.pending.push((job.id, buffers));
-        let report = self.report.clone();
+        let mut job = std::mem::replace(job, Box::new(Job::idle(self.isa)));
+        let (report, shared, clock) = (self.report.clone(), self.shared.clone(), self.clock);
         self.pool.submit(Box::new(move |team| {
+            let completed = execute(&mut job, &shared, team, clock);
+            drop(job);
             // The receiver is gone only when the backend is.
-            drop(report.send(execute(job, team)));
+            drop(report.send(completed));
         }));
         Ok(())
     }
 
     fn poll(&mut self, done: &mut Vec<Completed>) {
         done.append(&mut self.finished);
+        if self.pending.is_empty() {
+            return;
+        }
         while let Ok(completed) = self.reports.try_recv() {
             self.take(completed, done);
         }

@@ -1,7 +1,7 @@
 //! From a launch to a job: operands checked, instances grouped, addresses made.
 //!
 //! # Safety
-//! This is where numbers become addresses. [`Job::new`] makes an address only of an operand whose buffer exists and holds, from a
+//! This is where numbers become addresses. [`Job::take`] makes an address only of an operand whose buffer exists and holds, from a
 //! 64-byte multiple on, the bytes that the instance's `Params` proved the plan to reach; results lie in memory that may be
 //! written, and on no input of their instance unless the plan donates it. Temporaries get room for their element counts. What
 //! remains with the engine: `Params` made for an equal plan, instances that do not touch each other's results, and no freeing or
@@ -12,7 +12,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tensord_plan::{BufferId, DeviceFault, Instance, Launch, LaunchId, Plan};
-use tensord_shm::dtype::Scalar;
 
 use crate::contract::Packs;
 use crate::isa::Isa;
@@ -51,10 +50,9 @@ pub struct Job {
     pub instances: Vec<Instance>,
     /// By parameters.
     pub groups: Vec<Group>,
-    /// Shared with the backend.
-    pub shared: Arc<Shared>,
     /// For each instance: inputs, outputs, temporaries.
     pointers: Vec<*mut u8>,
+    columns: usize,
     /// Place of each temporary: offset from the arena's start and distance of instances.
     temps: Vec<Vec<(usize, usize)>>,
     temp_bytes: usize,
@@ -65,66 +63,114 @@ unsafe impl Send for Job {}
 // SAFETY: as above; workers share a job to read its tables, and write disjoint parts of the memory that they name.
 unsafe impl Sync for Job {}
 
-/// A job under way.
-pub struct Running<'a> {
-    columns: usize,
-    pointers: &'a [*mut u8],
-    immediates: Vec<&'a [Scalar]>,
-}
-
-// SAFETY: as for `Job`.
-unsafe impl Sync for Running<'_> {}
-
-impl Running<'_> {
-    /// The instance table of some instances.
-    pub fn table(&self, instances: Range<usize>) -> Table<'_> {
-        Table {
-            columns: self.columns,
-            pointers: &self.pointers[instances.start * self.columns..instances.end * self.columns],
-            immediates: &self.immediates[instances],
-        }
-    }
-}
-
 fn invalid(text: impl Into<String>) -> DeviceFault {
     DeviceFault::Invalid(text.into())
 }
 
 impl Job {
-    /// Checks a launch.
-    pub fn new(
+    /// Without work.
+    pub fn idle(isa: Isa) -> Job {
+        Job {
+            id: LaunchId(0),
+            prepared: Arc::new(Prepared::nothing()),
+            isa,
+            instances: Vec::new(),
+            groups: Vec::new(),
+            pointers: Vec::new(),
+            columns: 0,
+            temps: Vec::new(),
+            temp_bytes: 0,
+        }
+    }
+
+    /// Checks a launch and takes it over. What the one before left serves this one, as far as it fits: small launches come in
+    /// millions, and differ in little.
+    pub fn take(
+        &mut self,
         launch: Launch,
         cache: &mut Cache,
         memory: &Memory,
-        isa: Isa,
-        shared: &Arc<Shared>,
-    ) -> Result<Job, DeviceFault> {
+    ) -> Result<(), DeviceFault> {
+        self.rest();
         let plan = &*launch.plan;
-        let columns = plan.inputs.len() + plan.outputs.len() + plan.temps.len();
         for instance in &launch.instances {
             check_counts(plan, instance)?;
         }
+        self.id = launch.id;
+        self.columns = plan.inputs.len() + plan.outputs.len() + plan.temps.len();
         let entry = cache.find(&launch.plan);
-        let (instances, groups) = group(launch.instances, cache, entry);
-        let mut pointers = Vec::with_capacity(instances.len() * columns);
-        for instance in &instances {
-            resolve(plan, instance, memory, &mut pointers)?;
+        if !Arc::ptr_eq(&self.prepared, cache.prepared(entry)) {
+            self.prepared = cache.prepared(entry).clone();
         }
-        let mut job = Job {
-            id: launch.id,
-            prepared: cache.prepared(entry).clone(),
-            isa,
-            instances,
-            groups,
-            shared: shared.clone(),
-            pointers,
-            temps: Vec::new(),
-            temp_bytes: 0,
-        };
+        self.group(launch.instances, cache, entry);
+        self.pointers.reserve(self.instances.len() * self.columns);
+        for instance in &self.instances {
+            resolve(plan, instance, memory, &mut self.pointers)?;
+        }
         if !plan.temps.is_empty() {
-            job.place_temps();
+            self.place_temps();
         }
-        Ok(job)
+        Ok(())
+    }
+
+    /// Lets go of the launch.
+    pub fn rest(&mut self) {
+        self.instances.clear();
+        self.pointers.clear();
+        self.temps.clear();
+        self.temp_bytes = 0;
+    }
+
+    /// Orders instances by parameters, and binds the plan to each.
+    fn group(&mut self, mut instances: Vec<Instance>, cache: &mut Cache, entry: usize) {
+        let alike = |pair: &[Instance]| Arc::ptr_eq(&pair[0].params, &pair[1].params);
+        if !instances.is_empty() && instances.windows(2).all(alike) {
+            let all = 0..instances.len();
+            let bound = cache.bind(entry, &instances[0].params);
+            match &mut self.groups[..] {
+                [group] if Arc::ptr_eq(&group.bound, bound) => group.instances = all,
+                _ => {
+                    let bound = bound.clone();
+                    let instances = all;
+                    self.groups.clear();
+                    self.groups.push(Group { instances, bound });
+                }
+            }
+            self.instances = instances;
+            return;
+        }
+        let mut bounds: Vec<Arc<BoundPlan>> = Vec::new();
+        let mut numbers = Vec::with_capacity(instances.len());
+        for (index, instance) in instances.iter().enumerate() {
+            if index > 0 && Arc::ptr_eq(&instance.params, &instances[index - 1].params) {
+                numbers.push(numbers[index - 1]);
+                continue;
+            }
+            let bound = cache.bind(entry, &instance.params);
+            let known = bounds.iter().position(|have| Arc::ptr_eq(have, bound));
+            numbers.push(known.unwrap_or_else(|| {
+                bounds.push(bound.clone());
+                bounds.len() - 1
+            }));
+        }
+        if !numbers.is_sorted() {
+            let mut order: Vec<usize> = (0..instances.len()).collect();
+            order.sort_by_key(|&index| numbers[index]);
+            let mut slots: Vec<Option<Instance>> = instances.into_iter().map(Some).collect();
+            instances = order
+                .iter()
+                .map(|&index| slots[index].take().expect("an order names each index once"))
+                .collect();
+            numbers.sort_unstable();
+        }
+        self.groups.clear();
+        let bounds = bounds.into_iter().enumerate();
+        self.groups.extend(bounds.map(|(number, bound)| Group {
+            instances: numbers.partition_point(|&n| n < number)
+                ..numbers.partition_point(|&n| n <= number),
+            bound,
+        }));
+        self.instances = instances;
     }
 
     /// Buffers that it touches.
@@ -164,37 +210,39 @@ impl Job {
         self.temp_bytes = end;
     }
 
+    /// The instance table of some instances.
+    pub fn table(&self, instances: Range<usize>) -> Table<'_> {
+        Table {
+            columns: self.columns,
+            pointers: &self.pointers[instances.start * self.columns..instances.end * self.columns],
+            instances: &self.instances[instances],
+        }
+    }
+
     /// Runs it.
     ///
     /// # Safety
     /// The memory of its operands is left to it until this returns.
-    pub unsafe fn run(mut self, team: &mut Team<'_>) {
-        let plan = self.prepared.plan.clone();
-        let columns = plan.inputs.len() + plan.outputs.len() + plan.temps.len();
-        let mut pointers = std::mem::take(&mut self.pointers);
+    pub unsafe fn run(&mut self, shared: &Shared, team: &mut Team<'_>) {
         if self.temp_bytes > 0 {
             let arena = team.scratch().reserve_temps(self.temp_bytes);
+            let first = self.columns - self.prepared.plan.temps.len();
             for (group, places) in self.groups.iter().zip(&self.temps) {
                 for (k, index) in group.instances.clone().enumerate() {
                     for (temp, &(at, stride)) in places.iter().enumerate() {
-                        let column = plan.inputs.len() + plan.outputs.len() + temp;
+                        let place = index * self.columns + first + temp;
                         // SAFETY: `place_temps` put all instances of the temporary below `temp_bytes`.
-                        pointers[index * columns + column] = unsafe { arena.add(at + k * stride) };
+                        self.pointers[place] = unsafe { arena.add(at + k * stride) };
                     }
                 }
             }
         }
-        let running = Running {
-            columns,
-            pointers: &pointers,
-            immediates: self.instances.iter().map(|i| &i.immediates[..]).collect(),
-        };
         // SAFETY: the caller's, and the addresses were checked when the job was made.
-        unsafe { step::run(&self, &running, team) };
+        unsafe { step::run(self, shared, team) };
         let bytes = team.scratch().bytes();
-        self.shared
-            .scratch_bytes_max
-            .fetch_max(bytes, Ordering::Relaxed);
+        if bytes > shared.scratch_bytes_max.load(Ordering::Relaxed) {
+            shared.scratch_bytes_max.fetch_max(bytes, Ordering::Relaxed);
+        }
     }
 }
 
@@ -229,56 +277,6 @@ fn check_counts(plan: &Plan, instance: &Instance) -> Result<(), DeviceFault> {
             plan.immediates,
         ))),
     }
-}
-
-/// Orders instances by parameters, and binds the plan to each.
-fn group(
-    mut instances: Vec<Instance>,
-    cache: &mut Cache,
-    entry: usize,
-) -> (Vec<Instance>, Vec<Group>) {
-    let alike = |pair: &[Instance]| Arc::ptr_eq(&pair[0].params, &pair[1].params);
-    if !instances.is_empty() && instances.windows(2).all(alike) {
-        let groups = vec![Group {
-            instances: 0..instances.len(),
-            bound: cache.bind(entry, &instances[0].params),
-        }];
-        return (instances, groups);
-    }
-    let mut bounds: Vec<Arc<BoundPlan>> = Vec::new();
-    let mut numbers = Vec::with_capacity(instances.len());
-    for (index, instance) in instances.iter().enumerate() {
-        if index > 0 && Arc::ptr_eq(&instance.params, &instances[index - 1].params) {
-            numbers.push(numbers[index - 1]);
-            continue;
-        }
-        let bound = cache.bind(entry, &instance.params);
-        let known = bounds.iter().position(|have| Arc::ptr_eq(have, &bound));
-        numbers.push(known.unwrap_or_else(|| {
-            bounds.push(bound);
-            bounds.len() - 1
-        }));
-    }
-    if !numbers.is_sorted() {
-        let mut order: Vec<usize> = (0..instances.len()).collect();
-        order.sort_by_key(|&index| numbers[index]);
-        let mut slots: Vec<Option<Instance>> = instances.into_iter().map(Some).collect();
-        instances = order
-            .iter()
-            .map(|&index| slots[index].take().expect("an order names each index once"))
-            .collect();
-        numbers.sort_unstable();
-    }
-    let groups = bounds
-        .into_iter()
-        .enumerate()
-        .map(|(number, bound)| Group {
-            instances: numbers.partition_point(|&n| n < number)
-                ..numbers.partition_point(|&n| n <= number),
-            bound,
-        })
-        .collect();
-    (instances, groups)
 }
 
 fn resolve(

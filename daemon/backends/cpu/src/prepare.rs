@@ -96,6 +96,14 @@ pub struct Prepared {
 }
 
 impl Prepared {
+    /// A plan that does nothing.
+    pub fn nothing() -> Prepared {
+        Prepared {
+            plan: Arc::default(),
+            steps: Vec::new(),
+        }
+    }
+
     fn new(plan: Arc<Plan>, isa: Isa) -> Prepared {
         let steps = plan
             .steps
@@ -263,7 +271,7 @@ impl Cache {
     }
 
     /// The binding of an entry to parameters.
-    pub fn bind(&mut self, entry: usize, params: &Arc<Params>) -> Arc<BoundPlan> {
+    pub fn bind(&mut self, entry: usize, params: &Arc<Params>) -> &Arc<BoundPlan> {
         let entry = &mut self.entries[entry];
         let found = entry
             .bindings
@@ -277,13 +285,14 @@ impl Cache {
                     .rposition(|(have, _)| have.values() == values)
             });
         if let Some(found) = found {
-            return entry.bindings[found].1.clone();
+            return &entry.bindings[found].1;
         }
         let bound = Arc::new(entry.prepared.bind(params));
         if entry.bindings.len() >= BINDINGS_MAX {
             entry.bindings.remove(0);
         }
-        entry.bindings.push((params.clone(), bound.clone()));
-        bound
+        entry.bindings.push((params.clone(), bound));
+        let last = entry.bindings.len() - 1;
+        &entry.bindings[last].1
     }
 }

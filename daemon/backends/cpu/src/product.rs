@@ -6,7 +6,7 @@ use std::ops::Range;
 use tensord_plan::{Access, Body, Contract, Instr};
 
 use crate::contract::{Binding, Bodies, Contraction, Fill, Finish, LanesMut, NoBodies, Side};
-use crate::launch::{Job, Running};
+use crate::launch::{Job, Shared};
 use crate::pool::Team;
 use crate::prepare::BoundStep;
 use crate::scratch::{Scratch, padded};
@@ -22,14 +22,14 @@ const CAPACITY: usize = TILE;
 /// As `step::run`.
 pub unsafe fn run(
     job: &Job,
-    running: &Running<'_>,
+    shared: &Shared,
     index: usize,
     contract: &Contract,
     programs: [&Option<Program>; 3],
     team: &mut Team<'_>,
 ) {
     let plan = &job.prepared.plan;
-    let table = running.table(0..job.instances.len());
+    let table = job.table(0..job.instances.len());
     let address = |instance: usize, access: Option<&Access>| {
         access.map_or(std::ptr::null_mut(), |access| {
             table.base(instance, column(plan, access.buffer))
@@ -49,7 +49,7 @@ pub unsafe fn run(
         .collect();
     // SAFETY: `launch` checked the addresses for what `Params` proved the plan to reach, and the level is the backend's.
     let contraction =
-        unsafe { Contraction::new(contract, &bindings, job.isa, &mut job.shared.packs()) };
+        unsafe { Contraction::new(contract, &bindings, job.isa, &mut shared.packs()) };
     let units = contraction.units();
     let part = match team.workers() {
         1 => units.max(1),
@@ -64,7 +64,7 @@ pub unsafe fn run(
                 unsafe { contraction.run_unit(unit, &mut own, &mut NoBodies) };
             }
         } else {
-            let mut bodies = Machine::new(job, running, index, programs, scratch);
+            let mut bodies = Machine::new(job, index, programs, scratch);
             for unit in range {
                 // SAFETY: as above.
                 unsafe { contraction.run_unit(unit, &mut own, &mut bodies) };
@@ -86,7 +86,6 @@ fn loaded(body: &Body) -> Option<&Access> {
 /// The tile machine as the contraction kernel sees it.
 struct Machine<'a> {
     job: &'a Job,
-    running: &'a Running<'a>,
     step: usize,
     programs: [&'a Option<Program>; 3],
     /// One for each program, of the group whose instance was asked for last.
@@ -99,7 +98,6 @@ struct Machine<'a> {
 impl<'a> Machine<'a> {
     fn new(
         job: &'a Job,
-        running: &'a Running<'a>,
         step: usize,
         programs: [&'a Option<Program>; 3],
         scratch: &mut Scratch,
@@ -119,7 +117,6 @@ impl<'a> Machine<'a> {
         });
         Machine {
             job,
-            running,
             step,
             programs,
             evaluators: [None, None, None],
@@ -155,7 +152,9 @@ impl<'a> Machine<'a> {
             counts: [_, n, k],
         } = &self.job.groups[group].bound.steps[self.step]
         else {
-            unreachable!("the step is a contraction");
+            unreachable!(
+                "a machine is made for a contraction's step, which `prepare` binds as one"
+            );
         };
         let (bound, row) = [(a, k), (b, k), (epilogue, n)][which];
         let bound = bound.as_ref().expect("bound for each program");
@@ -170,7 +169,7 @@ impl<'a> Machine<'a> {
                     || std::mem::take(&mut self.spare[which]),
                     |(_, evaluator)| evaluator.into_tables(),
                 );
-                let table = self.running.table(self.job.groups[group].instances.clone());
+                let table = self.job.table(self.job.groups[group].instances.clone());
                 Evaluator::new(program, bound, table, CAPACITY, self.slots[which], args)
             }
         };

@@ -19,8 +19,7 @@ pub struct Scratch {
     spare: Vec<Tables>,
 }
 
-// SAFETY: the tables in `spare` are cleared before they are kept, so no pointer
-// is carried to another thread.
+// SAFETY: the addresses in `spare` are remains that are written before they are read: none is used on another thread.
 unsafe impl Send for Scratch {}
 
 impl Scratch {
@@ -44,14 +43,13 @@ impl Scratch {
         self.contraction = scratch;
     }
 
-    /// Empty tables with whatever capacity an earlier step left.
+    /// Tables with whatever capacity an earlier step left.
     pub fn take_tables(&mut self) -> Tables {
         self.spare.pop().unwrap_or_default()
     }
 
     /// Keeps the tables' capacity for the next step.
-    pub fn keep_tables(&mut self, mut tables: Tables) {
-        tables.clear();
+    pub fn keep_tables(&mut self, tables: Tables) {
         self.spare.push(tables);
     }
 

@@ -5,9 +5,10 @@
 
 use tensord_plan::Step;
 
-use crate::launch::{Job, Running};
+use crate::launch::{Job, Shared};
 use crate::pool::Team;
 use crate::prepare::{BoundStep, PreparedStep};
+use crate::tile::kernels::LANES;
 use crate::tile::{Bound, Evaluator, Program, Table};
 use crate::{product, reduce, scan, scatter};
 
@@ -20,18 +21,18 @@ const PART_MIN: u64 = 4096;
 ///
 /// # Safety
 /// The job's addresses were made by `launch` from checked operands, and nobody else touches their memory meanwhile.
-pub unsafe fn run(job: &Job, running: &Running<'_>, team: &mut Team<'_>) {
+pub unsafe fn run(job: &Job, shared: &Shared, team: &mut Team<'_>) {
     let plan = &job.prepared.plan;
     for (index, (step, prepared)) in plan.steps.iter().zip(&job.prepared.steps).enumerate() {
         // SAFETY: the caller's; steps run one after the other.
         unsafe {
             match (step, prepared) {
                 (Step::Contract(contract), PreparedStep::Contract { a, b, epilogue }) => {
-                    product::run(job, running, index, contract, [a, b, epilogue], team);
+                    product::run(job, shared, index, contract, [a, b, epilogue], team);
                 }
                 _ => {
                     for group in &job.groups {
-                        let table = running.table(group.instances.clone());
+                        let table = job.table(group.instances.clone());
                         let params = &job.instances[group.instances.start].params;
                         match (step, prepared, &group.bound.steps[index]) {
                             (_, PreparedStep::Map(program), BoundStep::Map(bound)) => {
@@ -59,7 +60,9 @@ pub unsafe fn run(job: &Job, running: &Running<'_>, team: &mut Team<'_>) {
                             (Step::Scatter(scatter), ..) => {
                                 scatter::run(plan, scatter, params, table, team);
                             }
-                            _ => unreachable!("a step is prepared and bound as what it is"),
+                            _ => unreachable!(
+                                "`prepare` made and bound this step from the plan that it is run with, each kind as what it is"
+                            ),
                         }
                     }
                 }
@@ -93,13 +96,30 @@ pub fn tile_len(bound: &Bound, packed: bool, at: u64, end: u64) -> usize {
         let whole = (bound.tile as u64 / bound.count).max(1) * bound.count;
         return whole.min(end - at) as usize;
     }
-    let at_instance = at % bound.count;
-    (bound.tile_at(at_instance) as u64).min(end - at) as usize
+    let at_instance = if at < bound.count {
+        at
+    } else {
+        at % bound.count
+    };
+    let len = bound.tile_at(at_instance) as u64;
+    match end - at {
+        left if len <= left => len as usize,
+        // Long tiles are whole lanes; what a part has beyond is a tile of its own.
+        left if bound.streams && left >= LANES as u64 => {
+            (left / LANES as u64 * LANES as u64) as usize
+        }
+        left => left as usize,
+    }
 }
+
+/// Elements from which an instance that can be read and written in place is quicker by itself than copied into a tile with others.
+const ALONE_MIN: u64 = 32;
 
 /// Do several instances share a tile?
 pub fn is_packed(bound: &Bound, table: &Table<'_>) -> bool {
-    table.count() > 1 && bound.count * 2 <= bound.tile as u64
+    let in_place =
+        bound.flat && bound.count >= ALONE_MIN && bound.count.is_multiple_of(LANES as u64);
+    table.count() > 1 && bound.count * 2 <= bound.tile as u64 && !in_place
 }
 
 unsafe fn map(program: &Program, bound: &Bound, table: Table<'_>, team: &mut Team<'_>) {
@@ -110,7 +130,12 @@ unsafe fn map(program: &Program, bound: &Bound, table: Table<'_>, team: &mut Tea
     let packed = is_packed(bound, &table);
     let unit = if packed { bound.count } else { 64 };
     let part = part_len(total, unit, team);
-    team.each(total.div_ceil(part) as usize, &|scratch, index| {
+    let parts = if part >= total {
+        1
+    } else {
+        total.div_ceil(part) as usize
+    };
+    team.each(parts, &|scratch, index| {
         let (mut at, end) = (index as u64 * part, ((index as u64 + 1) * part).min(total));
         let bytes = Evaluator::bytes(program, bound.tile);
         let args = scratch.take_tables();

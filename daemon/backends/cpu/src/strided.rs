@@ -5,7 +5,7 @@ use tensord_shm::dtype::DType;
 
 use crate::tile::Table;
 use crate::tile::bind::column;
-use crate::tile::rows::{self, Cursor, Form, Guarded};
+use crate::tile::rows::{self, Cursor, Form, Guarded, by_size};
 
 /// An access over a space that is not coalesced.
 pub struct Strided {
@@ -54,33 +54,20 @@ impl Strided {
         let base = table.base(instance, self.column);
         let fill = self
             .fill
-            .map_or(0, |k| table.immediates[instance][k as usize].0);
-        macro_rules! read {
-            ($T:ty) => {{
-                let (base, to) = (base.cast::<$T>(), to.cast::<$T>());
-                // SAFETY: the caller's.
-                unsafe {
-                    match self.guards[..] {
-                        [] => rows::load(at, &self.form, base, to, n),
-                        _ => rows::load_guarded(
-                            at,
-                            &self.form,
-                            &self.guards,
-                            fill as $T,
-                            base,
-                            to,
-                            n,
-                        ),
+            .map_or(0, |k| table.scalars(instance)[k as usize].0);
+        by_size!(self.dtype.size(), T => {
+            let (base, to) = (base.cast::<T>(), to.cast::<T>());
+            // SAFETY: the caller's.
+            unsafe {
+                match self.guards[..] {
+                    [] => rows::load(at, &self.form, base, to, n),
+                    _ => {
+                        let fill = fill as T;
+                        rows::load_guarded(at, &self.form, &self.guards, fill, base, to, n);
                     }
                 }
-            }};
-        }
-        match self.dtype.size() {
-            1 => read!(u8),
-            2 => read!(u16),
-            4 => read!(u32),
-            _ => read!(u64),
-        }
+            }
+        });
     }
 
     /// Writes `n` elements from the cursor on, as they lie in memory.
@@ -96,27 +83,11 @@ impl Strided {
         n: usize,
     ) {
         let base = table.base(instance, self.column);
-        macro_rules! write {
-            ($T:ty) => {
-                // SAFETY: the caller's.
-                unsafe {
-                    rows::store(
-                        at,
-                        &self.form,
-                        from.cast::<$T>(),
-                        false,
-                        base.cast::<$T>(),
-                        n,
-                    )
-                }
-            };
-        }
-        match self.dtype.size() {
-            1 => write!(u8),
-            2 => write!(u16),
-            4 => write!(u32),
-            _ => write!(u64),
-        }
+        by_size!(self.dtype.size(), T => {
+            let (base, from) = (base.cast::<T>(), from.cast::<T>());
+            // SAFETY: the caller's.
+            unsafe { rows::store(at, &self.form, from, false, base, n) };
+        });
     }
 
     /// Address of the element at the cursor.

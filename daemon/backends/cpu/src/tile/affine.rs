@@ -10,18 +10,15 @@
 use tensord_shm::dtype::{DType, Scalar};
 
 use super::chain::{Code, Link};
-use super::kernels::lane_scalar;
 use super::program::Value;
 
 /// Where a scalar of the instance goes.
 #[derive(Clone, Copy, Debug)]
 struct Fill {
     immediate: u32,
-    pair: u16,
-    /// To the factor or to the addend of the pair?
-    addend: bool,
-    negated: bool,
-    dtype: DType,
+    pair: u32,
+    /// 0 for the factor of the pair, 1 for its addend.
+    part: usize,
 }
 
 /// The pairs of a program, complete but for the scalars of the instance.
@@ -29,6 +26,8 @@ struct Fill {
 pub struct Folds {
     pairs: Vec<[u64; 2]>,
     fills: Vec<Fill>,
+    /// Those of the fills that are negated afterwards.
+    negated: Vec<(usize, DType)>,
 }
 
 /// A part of a run.
@@ -58,12 +57,12 @@ impl Folds {
         pairs.clear();
         pairs.extend_from_slice(&self.pairs);
         for fill in &self.fills {
-            let bits = lane_scalar(fill.dtype, scalars[fill.immediate as usize]);
-            let bits = match fill.negated {
-                true => negated(fill.dtype, bits),
-                false => bits,
-            };
-            pairs[usize::from(fill.pair)][usize::from(fill.addend)] = bits;
+            pairs[fill.pair as usize][fill.part] = scalars[fill.immediate as usize].0;
+        }
+        for &(fill, dtype) in &self.negated {
+            let fill = self.fills[fill];
+            let bits = &mut pairs[fill.pair as usize][fill.part];
+            *bits = negated(dtype, *bits);
         }
     }
 
@@ -104,19 +103,21 @@ impl Folds {
     /// Appends an operation to the pairs of a part that begins with pair `from`.
     fn append(&mut self, dtype: DType, code: Code, immediate: u32, from: usize) {
         // Only the last pair can be without an addend: nothing is put behind an addend.
-        let with_addend = self.fills.last().is_none_or(|fill| fill.addend);
+        let with_addend = self.fills.last().is_none_or(|fill| fill.part == 1);
         let open = self.pairs.len() > from && !with_addend;
+        let last = self.fills.len();
         if code == Code::Mul || !open {
             self.pairs.push(pair(code, dtype, 0));
-        } else if let (Code::From, Some(factor)) = (code, self.fills.last_mut()) {
-            factor.negated = true;
+        } else if code == Code::From {
+            self.negated.push((last - 1, dtype));
+        }
+        if code == Code::Sub {
+            self.negated.push((last, dtype));
         }
         self.fills.push(Fill {
             immediate,
-            pair: self.pairs.len() as u16 - 1,
-            addend: code != Code::Mul,
-            negated: code == Code::Sub,
-            dtype,
+            pair: self.pairs.len() as u32 - 1,
+            part: usize::from(code != Code::Mul),
         });
     }
 }

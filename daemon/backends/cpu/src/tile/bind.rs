@@ -6,6 +6,7 @@
 use tensord_plan::{Access, Buffer, Guard, Params, Plan};
 use tensord_shm::dtype::DType;
 
+use super::kernels::LANES;
 use super::program::{FormSource, Op, Program};
 use super::rows::{Form, Gathered, Guarded};
 
@@ -65,6 +66,8 @@ pub struct Bound {
     pub tile: usize,
     /// Is every access flat?
     pub flat: bool,
+    /// May a tile be longer than `tile`, if it is whole lanes, because nothing of it comes to lie in a slot?
+    pub streams: bool,
 }
 
 /// Column of a buffer in the instance table: inputs, outputs, temporaries.
@@ -179,6 +182,7 @@ impl Bound {
             gathers: vec![None; program.loads.len()],
             tile: 0,
             flat: true,
+            streams: false,
         };
         for placed in &program.ops {
             if let Op::Gather {
@@ -197,6 +201,7 @@ impl Bound {
         bound.coalesce();
         bound.mark_flat();
         bound.tile = tile_len(program, &bound);
+        bound.streams = bound.flat && program.is_one_run();
         bound
     }
 
@@ -273,7 +278,11 @@ impl Bound {
 
     /// Elements of the tile that begins at element `at` of an instance: cut so that strided accesses see whole rows.
     pub fn tile_at(&self, at: u64) -> usize {
-        let most = (self.count - at).min(self.tile as u64);
+        let left = self.count - at;
+        if self.streams && left >= LANES as u64 {
+            return (left / LANES as u64 * LANES as u64) as usize;
+        }
+        let most = left.min(self.tile as u64);
         let row = match self.sizes.last() {
             Some(&row) if !self.flat && self.sizes.len() > 1 && row >= 128 => row,
             _ => return most as usize,

@@ -13,13 +13,13 @@
 //! Each step gives the bits of the same function of `math`, on every level, each operation rounded for itself; only the NaN that
 //! a NaN becomes may differ.
 
-use tensord_shm::dtype::DType;
+use tensord_shm::dtype::{DType, Scalar};
 use tensord_shm::op::Elementwise;
 
 use super::affine::{self, Folds};
 use super::program::Value;
+use super::vectors::{PlainF32, PlainF64, Vector};
 use crate::isa::Isa;
-use tensord_shm::dtype::Scalar;
 
 /// What an operation does with the value passed on (`v`) and its operands (`x`, `y`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -167,12 +167,19 @@ enum What {
 }
 
 /// A step with its operands.
+///
+/// The most frequent ones are told apart by conditions before the jump for all others: conditions are guessed from longer
+/// histories, and a jump that is guessed wrong costs more than three of them.
 #[derive(Clone, Copy, Debug)]
 struct Step {
     what: What,
+    /// Is it `Add` or `Mul`?
+    plain: bool,
+    /// Of these, is it `Mul`?
+    product: bool,
     /// Of `Scale` and `Gather`, which operands are scalars: bit 0 for x, bit 1 for y.
     broadcast: u8,
-    /// Of `Affine`, how many pairs.
+    /// Of `Affine`, how many pairs; 0 for all others.
     count: u16,
     /// Of `Affine`, the first pair.
     from: u32,
@@ -186,29 +193,29 @@ pub struct Steps {
     list: Vec<Step>,
     /// Factors and addends of the affine ones, in the low bytes of each word.
     pairs: Vec<[u64; 2]>,
+    /// Does the result go around the cache?
+    around: bool,
 }
 
 impl Steps {
-    /// Forgets everything.
-    pub fn clear(&mut self) {
-        self.list.clear();
-        self.pairs.clear();
-    }
-
     /// Takes over the pairs that a program knows ahead, with the scalars of an instance.
     pub fn fill(&mut self, folds: &Folds, scalars: &[Scalar]) {
         folds.fill(scalars, &mut self.pairs);
     }
 
-    /// Begins another run, whose own pairs come behind the `known` ones.
-    pub fn begin(&mut self, known: usize) {
+    /// Begins another run, whose own pairs come behind the `known` ones. With `around` its result goes around the cache, and lies at
+    /// a multiple of 64 bytes.
+    pub fn begin(&mut self, known: usize, around: bool) {
         self.list.clear();
         self.pairs.truncate(known);
+        self.around = around;
     }
 
     fn push(&mut self, what: What, x: *const u8, y: *const u8) {
         self.list.push(Step {
             what,
+            plain: matches!(what, What::Add | What::Mul),
+            product: matches!(what, What::Mul),
             broadcast: 0,
             count: 0,
             from: 0,
@@ -221,6 +228,8 @@ impl Steps {
     pub fn affine(&mut self, from: u32, count: u16) {
         self.list.push(Step {
             what: What::Affine,
+            plain: false,
+            product: false,
             broadcast: 0,
             count,
             from,
@@ -286,33 +295,11 @@ impl Steps {
             (Code::Abs, _) => What::Abs,
             (Code::Sqrt, _) => What::Sqrt,
         };
-        self.push(what, x.at, y.at);
+        match what {
+            What::Add => self.push(what, x.at, x.at),
+            _ => self.push(what, x.at, y.at),
+        }
     }
-}
-
-/// Vectors of one element type at one level.
-trait Vector: Copy {
-    /// Element.
-    type T: Copy;
-    /// Elements of a vector.
-    const LANES: usize;
-    unsafe fn load(from: *const Self::T) -> Self;
-    unsafe fn store(self, to: *mut Self::T);
-    unsafe fn splat(value: Self::T) -> Self;
-    unsafe fn add(self, x: Self) -> Self;
-    unsafe fn sub(self, x: Self) -> Self;
-    unsafe fn mul(self, x: Self) -> Self;
-    unsafe fn div(self, x: Self) -> Self;
-    unsafe fn maximum(self, x: Self) -> Self;
-    unsafe fn minimum(self, x: Self) -> Self;
-    /// x where it is greater, else the value itself.
-    unsafe fn at_least(self, x: Self) -> Self;
-    /// x where it is less, else the value itself.
-    unsafe fn at_most(self, x: Self) -> Self;
-    unsafe fn fused(self, x: Self, y: Self) -> Self;
-    unsafe fn neg(self) -> Self;
-    unsafe fn abs(self) -> Self;
-    unsafe fn sqrt(self) -> Self;
 }
 
 /// All steps for `K` vectors from element `at` on.
@@ -374,19 +361,31 @@ unsafe fn group<V: Vector, const K: usize>(first: Source, steps: &Steps, to: *mu
             };
         }
         for step in &steps.list {
-            match step.what {
-                What::Affine => {
-                    let from = step.from as usize;
-                    for [a, b] in &steps.pairs[from..from + usize::from(step.count)] {
-                        let (a, b) = (word(a), word(b));
-                        alone!(|v| v.mul(a));
-                        alone!(|v| v.add(b));
+            if step.count > 0 {
+                let from = step.from as usize;
+                for [a, b] in &steps.pairs[from..from + usize::from(step.count)] {
+                    let (a, b) = (word(a), word(b));
+                    alone!(|v| v.mul(a));
+                    alone!(|v| v.add(b));
+                }
+                continue;
+            }
+            if step.plain {
+                if step.product {
+                    with_tile!(step, |v, x| v.mul(x));
+                } else {
+                    // From y: the compiler would load what both branches load before it decides, and run out of registers.
+                    for (k, slot) in v.iter_mut().enumerate() {
+                        *slot = slot.add(tile(step.y, k));
                     }
                 }
-                What::Add => with_tile!(step, |v, x| v.add(x)),
+                continue;
+            }
+            match step.what {
+                // Above.
+                What::Affine | What::Add | What::Mul => {}
                 What::Sub => with_tile!(step, |v, x| v.sub(x)),
                 What::From => with_tile!(step, |v, x| x.sub(v)),
-                What::Mul => with_tile!(step, |v, x| v.mul(x)),
                 What::Div => with_tile!(step, |v, x| v.div(x)),
                 What::DivScalar => with_scalar!(step, |v, x| v.div(x)),
                 What::Into => with_tile!(step, |v, x| x.div(v)),
@@ -413,8 +412,15 @@ unsafe fn group<V: Vector, const K: usize>(first: Source, steps: &Steps, to: *mu
                 }
             }
         }
-        for (k, v) in v.iter().enumerate() {
-            v.store(to.cast::<V::T>().add(at + k * V::LANES));
+        let to = to.cast::<V::T>().add(at);
+        if steps.around {
+            for (k, v) in v.iter().enumerate() {
+                v.store_around(to.add(k * V::LANES));
+            }
+        } else {
+            for (k, v) in v.iter().enumerate() {
+                v.store(to.add(k * V::LANES));
+            }
         }
     }
 }
@@ -444,100 +450,18 @@ unsafe fn run<V: Vector, const WIDE: usize, const MIDDLE: usize, const SIXTEEN: 
                 at += SIXTEEN * V::LANES;
             }
         }
+        if steps.around {
+            V::fence();
+        }
     }
 }
 
 /// Executes a run over `n` elements.
 ///
 /// # Safety
-/// `n` is a multiple of 16; each tile is good for `n` elements and `to` and the kept ones for as many writes; `to` may be one of the
+/// `n` is a multiple of 16; a result that goes around the cache is aligned as [`Steps::begin`] says; each tile is good for `n` elements and `to` and the kept ones for as many writes; `to` may be one of the
 /// operands, the kept ones none of them. The processor has the level that the function was picked for.
 pub type RunFn = unsafe fn(first: Source, steps: &Steps, to: *mut u8, n: usize);
-
-macro_rules! plain_vector {
-    ($name:ident, $t:ident, $module:ident) => {
-        #[derive(Clone, Copy)]
-        struct $name([$t; 8]);
-
-        impl $name {
-            #[inline(always)]
-            fn zip(self, x: Self, f: impl Fn($t, $t) -> $t) -> Self {
-                $name(std::array::from_fn(|k| f(self.0[k], x.0[k])))
-            }
-        }
-
-        // Each function is plain arithmetic; only `load` and `store` have a precondition, their caller's.
-        impl Vector for $name {
-            type T = $t;
-            const LANES: usize = 8;
-            #[inline(always)]
-            unsafe fn load(from: *const $t) -> Self {
-                // SAFETY: the caller's: eight elements.
-                $name(unsafe { from.cast::<[$t; 8]>().read_unaligned() })
-            }
-            #[inline(always)]
-            unsafe fn store(self, to: *mut $t) {
-                // SAFETY: the caller's: eight elements.
-                unsafe { to.cast::<[$t; 8]>().write_unaligned(self.0) };
-            }
-            #[inline(always)]
-            unsafe fn splat(value: $t) -> Self {
-                $name([value; 8])
-            }
-            #[inline(always)]
-            unsafe fn add(self, x: Self) -> Self {
-                self.zip(x, |a, b| a + b)
-            }
-            #[inline(always)]
-            unsafe fn sub(self, x: Self) -> Self {
-                self.zip(x, |a, b| a - b)
-            }
-            #[inline(always)]
-            unsafe fn mul(self, x: Self) -> Self {
-                self.zip(x, |a, b| a * b)
-            }
-            #[inline(always)]
-            unsafe fn div(self, x: Self) -> Self {
-                self.zip(x, |a, b| a / b)
-            }
-            #[inline(always)]
-            unsafe fn maximum(self, x: Self) -> Self {
-                self.zip(x, crate::math::basic::$module::maximum)
-            }
-            #[inline(always)]
-            unsafe fn minimum(self, x: Self) -> Self {
-                self.zip(x, crate::math::basic::$module::minimum)
-            }
-            #[inline(always)]
-            unsafe fn at_least(self, x: Self) -> Self {
-                self.zip(x, |a, b| if b > a { b } else { a })
-            }
-            #[inline(always)]
-            unsafe fn at_most(self, x: Self) -> Self {
-                self.zip(x, |a, b| if b < a { b } else { a })
-            }
-            #[inline(always)]
-            unsafe fn fused(self, x: Self, y: Self) -> Self {
-                $name(std::array::from_fn(|k| self.0[k].mul_add(x.0[k], y.0[k])))
-            }
-            #[inline(always)]
-            unsafe fn neg(self) -> Self {
-                $name(self.0.map(|a| -a))
-            }
-            #[inline(always)]
-            unsafe fn abs(self) -> Self {
-                $name(self.0.map($t::abs))
-            }
-            #[inline(always)]
-            unsafe fn sqrt(self) -> Self {
-                $name(self.0.map($t::sqrt))
-            }
-        }
-    };
-}
-
-plain_vector!(PlainF32, f32, single);
-plain_vector!(PlainF64, f64, double);
 
 unsafe fn plain_f32(first: Source, steps: &Steps, to: *mut u8, n: usize) {
     // SAFETY: the caller keeps the rules of `RunFn`.
@@ -551,114 +475,8 @@ unsafe fn plain_f64(first: Source, steps: &Steps, to: *mut u8, n: usize) {
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
-    use std::arch::x86_64::*;
-
-    use super::{Source, Steps, Vector, run};
-
-    /// `$max` returns its second operand for NaNs and equal operands, as `if a > b { a } else { b }` does.
-    macro_rules! avx2 {
-        ($name:ident, $t:ident, $v:ident, $lanes:literal, $load:ident $store:ident $splat:ident $add:ident $sub:ident $mul:ident
-         $div:ident $max:ident $min:ident $fma:ident $xor:ident $andnot:ident $and:ident $or:ident $sqrt:ident $cmp:ident $blend:ident) => {
-            #[derive(Clone, Copy)]
-            pub struct $name($v);
-
-            // SAFETY (all of them): the caller runs under AVX2 and FMA; `load` and `store` get addresses of whole vectors.
-            impl Vector for $name {
-                type T = $t;
-                const LANES: usize = $lanes;
-                #[inline(always)]
-                unsafe fn load(from: *const $t) -> Self {
-                    // SAFETY: as above.
-                    $name(unsafe { $load(from) })
-                }
-                #[inline(always)]
-                unsafe fn store(self, to: *mut $t) {
-                    // SAFETY: as above.
-                    unsafe { $store(to, self.0) };
-                }
-                #[inline(always)]
-                unsafe fn splat(value: $t) -> Self {
-                    // SAFETY: as above.
-                    $name(unsafe { $splat(value) })
-                }
-                #[inline(always)]
-                unsafe fn add(self, x: Self) -> Self {
-                    // SAFETY: as above.
-                    $name(unsafe { $add(self.0, x.0) })
-                }
-                #[inline(always)]
-                unsafe fn sub(self, x: Self) -> Self {
-                    // SAFETY: as above.
-                    $name(unsafe { $sub(self.0, x.0) })
-                }
-                #[inline(always)]
-                unsafe fn mul(self, x: Self) -> Self {
-                    // SAFETY: as above.
-                    $name(unsafe { $mul(self.0, x.0) })
-                }
-                #[inline(always)]
-                unsafe fn div(self, x: Self) -> Self {
-                    // SAFETY: as above.
-                    $name(unsafe { $div(self.0, x.0) })
-                }
-                #[inline(always)]
-                unsafe fn maximum(self, x: Self) -> Self {
-                    // SAFETY: as above.
-                    unsafe {
-                        let equal = $cmp::<_CMP_EQ_OQ>(self.0, x.0);
-                        let number = $blend($max(self.0, x.0), $and(self.0, x.0), equal);
-                        $name($blend(number, self.0, $cmp::<_CMP_UNORD_Q>(self.0, self.0)))
-                    }
-                }
-                #[inline(always)]
-                unsafe fn minimum(self, x: Self) -> Self {
-                    // SAFETY: as above.
-                    unsafe {
-                        let equal = $cmp::<_CMP_EQ_OQ>(self.0, x.0);
-                        let number = $blend($min(self.0, x.0), $or(self.0, x.0), equal);
-                        $name($blend(number, self.0, $cmp::<_CMP_UNORD_Q>(self.0, self.0)))
-                    }
-                }
-                #[inline(always)]
-                unsafe fn at_least(self, x: Self) -> Self {
-                    // SAFETY: as above.
-                    $name(unsafe { $max(x.0, self.0) })
-                }
-                #[inline(always)]
-                unsafe fn at_most(self, x: Self) -> Self {
-                    // SAFETY: as above.
-                    $name(unsafe { $min(x.0, self.0) })
-                }
-                #[inline(always)]
-                unsafe fn fused(self, x: Self, y: Self) -> Self {
-                    // SAFETY: as above.
-                    $name(unsafe { $fma(self.0, x.0, y.0) })
-                }
-                #[inline(always)]
-                unsafe fn neg(self) -> Self {
-                    // SAFETY: as above.
-                    $name(unsafe { $xor(self.0, $splat(-0.0)) })
-                }
-                #[inline(always)]
-                unsafe fn abs(self) -> Self {
-                    // SAFETY: as above.
-                    $name(unsafe { $andnot($splat(-0.0), self.0) })
-                }
-                #[inline(always)]
-                unsafe fn sqrt(self) -> Self {
-                    // SAFETY: as above.
-                    $name(unsafe { $sqrt(self.0) })
-                }
-            }
-        };
-    }
-
-    avx2!(F32x8, f32, __m256, 8, _mm256_loadu_ps _mm256_storeu_ps _mm256_set1_ps _mm256_add_ps _mm256_sub_ps _mm256_mul_ps
-        _mm256_div_ps _mm256_max_ps _mm256_min_ps _mm256_fmadd_ps _mm256_xor_ps _mm256_andnot_ps _mm256_and_ps _mm256_or_ps
-        _mm256_sqrt_ps _mm256_cmp_ps _mm256_blendv_ps);
-    avx2!(F64x4, f64, __m256d, 4, _mm256_loadu_pd _mm256_storeu_pd _mm256_set1_pd _mm256_add_pd _mm256_sub_pd _mm256_mul_pd
-        _mm256_div_pd _mm256_max_pd _mm256_min_pd _mm256_fmadd_pd _mm256_xor_pd _mm256_andnot_pd _mm256_and_pd _mm256_or_pd
-        _mm256_sqrt_pd _mm256_cmp_pd _mm256_blendv_pd);
+    use super::super::vectors::x86::{F32x8, F64x4};
+    use super::{Source, Steps, run};
 
     #[target_feature(enable = "avx2,fma")]
     pub unsafe fn f32s(first: Source, steps: &Steps, to: *mut u8, n: usize) {
@@ -676,7 +494,7 @@ mod x86 {
 /// The functions that execute runs of f32 and of f64.
 pub fn functions(isa: Isa) -> [RunFn; 2] {
     match isa {
-        // 256-bit vectors serve both levels: a group of them is bound by its steps, not by its width.
+        // 256-bit vectors serve both levels: wider ones would pay for long runs of scalar arithmetic alone.
         #[cfg(target_arch = "x86_64")]
         Isa::Avx2 | Isa::Avx512 => [x86::f32s, x86::f64s],
         _ => [plain_f32, plain_f64],

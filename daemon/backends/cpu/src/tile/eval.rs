@@ -8,6 +8,7 @@
 //!   through slots, whose tails hold defined but meaningless elements.
 //! - Within a tile everything is loaded before the last store, except where `Program::direct` allows otherwise.
 
+use tensord_plan::Instance;
 use tensord_shm::dtype::{DType, Scalar};
 
 use super::affine::Part;
@@ -15,12 +16,15 @@ use super::bind::Bound;
 use super::chain::{Source, Steps};
 use super::kernels::{self, LANES, is_half, lane_scalar, lane_size};
 use super::program::{Op, Program, Run, Value};
-use super::rows::{self, Cursor};
+use super::rows::{self, Cursor, by_size};
 use crate::math;
 use crate::scratch::padded;
 
 /// Elements for which a scalar operand of a vector function is written out.
 const SCALAR_LEN: usize = 256;
+
+/// Results from this size on are written around the cache: about what the last level of a server holds.
+const AROUND_BYTES: u64 = 32 << 20;
 
 /// Where a value of the tile under way lies.
 #[derive(Clone, Copy, Debug)]
@@ -29,7 +33,7 @@ pub struct Arg {
     pub at: *const u8,
     /// One element stands for all.
     pub broadcast: bool,
-    /// For a broadcast one: `SCALAR_LEN` copies of it, once somebody needed them.
+    /// For a broadcast one: copies of it, `SCALAR_LEN` or enough for a tile, once somebody needed them.
     written: *const u8,
 }
 
@@ -67,8 +71,8 @@ pub struct Table<'a> {
     pub columns: usize,
     /// One row of `columns` addresses for each instance.
     pub pointers: &'a [*mut u8],
-    /// One row for each instance.
-    pub immediates: &'a [&'a [Scalar]],
+    /// The instances, for their scalars.
+    pub instances: &'a [Instance],
 }
 
 // SAFETY: the addresses were checked for the launch, which owns their memory until it has finished; workers write disjoint parts.
@@ -76,10 +80,16 @@ unsafe impl Sync for Table<'_> {}
 // SAFETY: as above.
 unsafe impl Send for Table<'_> {}
 
-impl Table<'_> {
+impl<'a> Table<'a> {
     /// Number of instances.
     pub fn count(&self) -> usize {
-        self.immediates.len()
+        self.instances.len()
+    }
+
+    /// Scalars of an instance.
+    #[inline]
+    pub fn scalars(&self, instance: usize) -> &'a [Scalar] {
+        &self.instances[instance].immediates
     }
 
     /// Start of a buffer of an instance.
@@ -89,19 +99,12 @@ impl Table<'_> {
     }
 }
 
-/// A program's tables on one thread, kept between steps for their capacity.
+/// A program's tables on one thread, kept between steps for their capacity. What they hold means nothing to the next program: it
+/// makes each value before it reads it.
 #[derive(Default)]
 pub struct Tables {
     args: Vec<Arg>,
     steps: Steps,
-}
-
-impl Tables {
-    /// Forgets what they hold.
-    pub fn clear(&mut self) {
-        self.args.clear();
-        self.steps.clear();
-    }
 }
 
 /// A program under way on one thread.
@@ -137,29 +140,6 @@ struct Piece<'a> {
     len: usize,
 }
 
-macro_rules! by_size {
-    ($size:expr, $T:ident => $call:expr) => {
-        match $size {
-            1 => {
-                type $T = u8;
-                $call
-            }
-            2 => {
-                type $T = u16;
-                $call
-            }
-            4 => {
-                type $T = u32;
-                $call
-            }
-            _ => {
-                type $T = u64;
-                $call
-            }
-        }
-    };
-}
-
 impl<'a> Evaluator<'a> {
     /// Bytes of slots for tiles of up to `capacity` elements.
     pub fn bytes(program: &Program, capacity: usize) -> usize {
@@ -178,14 +158,11 @@ impl<'a> Evaluator<'a> {
         table: Table<'a>,
         capacity: usize,
         slots: *mut u8,
-        Tables {
-            mut args,
-            mut steps,
-        }: Tables,
+        Tables { mut args, steps }: Tables,
     ) -> Evaluator<'a> {
-        args.clear();
-        steps.clear();
-        args.resize(program.dtypes.len(), Arg::NONE);
+        if args.len() < program.dtypes.len() {
+            args.resize(program.dtypes.len(), Arg::NONE);
+        }
         Evaluator {
             program,
             bound,
@@ -250,7 +227,7 @@ impl<'a> Evaluator<'a> {
     /// tile reads or touches what it writes. `n` is at most the capacity, and `reduced` is good for `n` elements rounded up to
     /// whole lanes.
     pub unsafe fn run(&mut self, at: u64, n: usize, reduced: *const u8) {
-        debug_assert!(n <= self.capacity && n > 0);
+        debug_assert!((n <= self.capacity || self.bound.streams) && n > 0);
         let count = self.bound.count;
         let (instance, at) = match at < count {
             true => (0, at),
@@ -286,7 +263,7 @@ impl<'a> Evaluator<'a> {
         };
         let program = self.program;
         if tile.single {
-            let scalars = self.table.immediates[tile.instance];
+            let scalars = self.table.scalars(tile.instance);
             self.steps.fill(&program.folds, scalars);
             let count = program.scalars.len() - program.folded;
             for &(value, immediate) in &program.scalars[..count] {
@@ -298,11 +275,11 @@ impl<'a> Evaluator<'a> {
         }
         for &(value, immediate) in &program.scalars {
             let k = immediate.0 as usize;
-            let first = &self.table.immediates[tile.instance][k];
+            let first = &self.table.scalars(tile.instance)[k];
             let last = ((tile.at + tile.n as u64 - 1) / self.bound.count) as usize;
-            let same = self.table.immediates[tile.instance..=tile.instance + last]
+            let same = self.table.instances[tile.instance..=tile.instance + last]
                 .iter()
-                .all(|row| row[k] == *first);
+                .all(|instance| instance.immediates[k] == *first);
             let dtype = program.dtypes[usize::from(value)];
             let to = self.slot(value);
             self.args[usize::from(value)] = if same {
@@ -310,7 +287,7 @@ impl<'a> Evaluator<'a> {
                 unsafe { self.scalar(value, first) }
             } else {
                 self.pieces(tile, |piece| {
-                    let scalar = lane_scalar(dtype, self.table.immediates[piece.instance][k]);
+                    let scalar = lane_scalar(dtype, self.table.scalars(piece.instance)[k]);
                     // SAFETY: the piece lies in the tile, which fits the slot.
                     by_size!(lane_size(dtype), T => unsafe {
                         rows::repeat(scalar as T, to.cast::<T>().add(piece.from), piece.len);
@@ -367,7 +344,7 @@ impl<'a> Evaluator<'a> {
                     }
                     let guards = &self.bound.masks[usize::from(*mask)];
                     self.pieces(tile, |piece| {
-                        let fill = self.table.immediates[piece.instance][fill.0 as usize];
+                        let fill = self.table.scalars(piece.instance)[fill.0 as usize];
                         let fill = lane_scalar(dtype, fill);
                         by_size!(size, T => {
                             let to = to.cast::<T>().add(piece.from);
@@ -389,7 +366,7 @@ impl<'a> Evaluator<'a> {
                     let size = lane_size(self.program.dtypes[index]);
                     let form = &self.bound.forms[usize::from(*form)];
                     self.pieces(tile, |piece| {
-                        let scalars = self.table.immediates[piece.instance];
+                        let scalars = self.table.scalars(piece.instance);
                         let (start, step) = (scalars[start.0 as usize], scalars[step.0 as usize]);
                         kernels::each_position(piece.cursor, form, piece.len, |from, at| {
                             let to = to.add((piece.from + from) * size);
@@ -403,7 +380,7 @@ impl<'a> Evaluator<'a> {
                     let size = lane_size(self.program.dtypes[index]);
                     let form = &self.bound.forms[usize::from(*form)];
                     self.pieces(tile, |piece| {
-                        let key = self.table.immediates[piece.instance][key.0 as usize].0;
+                        let key = self.table.scalars(piece.instance)[key.0 as usize].0;
                         kernels::each_position(piece.cursor, form, piece.len, |from, at| {
                             let to = to.add((piece.from + from) * size);
                             make(to, at.as_ptr(), key, at.len());
@@ -505,7 +482,7 @@ impl<'a> Evaluator<'a> {
     }
 
     fn fill(&self, instance: usize, fill: Option<u32>) -> u64 {
-        fill.map_or(0, |k| self.table.immediates[instance][k as usize].0)
+        fill.map_or(0, |k| self.table.scalars(instance)[k as usize].0)
     }
 
     unsafe fn gather(&mut self, tile: Tile, value: Value, load: usize, index: Value) -> Arg {
@@ -589,54 +566,67 @@ impl<'a> Evaluator<'a> {
     unsafe fn chain(&mut self, tile: Tile, value: Value, run: &Run) -> Arg {
         let to = self.target(tile, value);
         let first = self.args[usize::from(run.first)].source();
-        let mut steps = std::mem::take(&mut self.steps);
         if tile.single {
-            steps.begin(self.program.folds.len());
+            let around = self.goes_around(to, first);
+            self.steps.begin(self.program.folds.len(), around);
             for part in &run.parts {
                 let last = match *part {
                     Part::Affine { from, count, last } => {
-                        steps.affine(u32::from(from), count);
+                        self.steps.affine(u32::from(from), count);
                         last
                     }
                     Part::Link(index) => {
                         // SAFETY: operands that an operation uses were made before it.
-                        unsafe { self.operation(&mut steps, run, usize::from(index)) };
+                        unsafe { self.operation(run, usize::from(index)) };
                         index
                     }
                 };
-                self.keep(&mut steps, run, usize::from(last));
+                self.keep(run, usize::from(last));
             }
         } else {
             // Scalars may be tiles here.
-            steps.begin(0);
+            self.steps.begin(0, false);
             for index in 0..run.links.len() {
                 // SAFETY: as above.
-                unsafe { self.operation(&mut steps, run, index) };
-                self.keep(&mut steps, run, index);
+                unsafe { self.operation(run, index) };
+                self.keep(run, index);
             }
         }
         // SAFETY: operands, kept values and the target are good for whole lanes; kept ones have slots of their own.
-        unsafe { (run.execute)(first, &steps, to, tile.lanes) };
-        self.steps = steps;
+        unsafe { (run.execute)(first, &self.steps, to, tile.lanes) };
         Arg::tile(to)
     }
 
+    /// Is what a run writes to `to` better kept out of the cache? Only results far larger than it, and none that lies on an
+    /// operand: that is in the cache already.
+    fn goes_around(&self, to: *mut u8, first: Source) -> bool {
+        let bytes = self.bound.count * self.program.width as u64;
+        self.bound.streams
+            && bytes >= AROUND_BYTES
+            && (to as usize).is_multiple_of(64)
+            && !std::ptr::eq(first.at, to)
+            && !self.program.ops.iter().any(|placed| {
+                let arg = &self.args[usize::from(placed.value)];
+                matches!(placed.op, Op::Load { .. }) && std::ptr::eq(arg.at, to)
+            })
+    }
+
     /// Appends the operation of a link.
-    unsafe fn operation(&self, steps: &mut Steps, run: &Run, index: usize) {
+    unsafe fn operation(&mut self, run: &Run, index: usize) {
         let link = &run.links[index];
         let [x, y] = link
             .others
             .map(|other| self.args[usize::from(other)].source());
         // SAFETY: the caller's; what a link does not use it names by the value before, and nobody looks at it.
-        unsafe { steps.operation(link.code, run.dtype, x, y) };
+        unsafe { self.steps.operation(link.code, run.dtype, x, y) };
     }
 
     /// Appends that the value of a link is kept, if it is.
-    fn keep(&mut self, steps: &mut Steps, run: &Run, index: usize) {
+    fn keep(&mut self, run: &Run, index: usize) {
         let link = &run.links[index];
         if link.kept {
             let to = self.slot(link.value);
-            steps.keep(to);
+            self.steps.keep(to);
             self.args[usize::from(link.value)] = Arg::tile(to);
         }
     }
@@ -647,9 +637,11 @@ impl<'a> Evaluator<'a> {
         if arg.written.is_null() {
             let to = self.slot(value);
             let size = lane_size(self.program.dtypes[index]);
+            // No tile is longer than the capacity.
+            let n = self.capacity.next_multiple_of(LANES).min(SCALAR_LEN);
             // SAFETY: `at` is one element, and slots hold at least `SCALAR_LEN`.
             by_size!(size, T => unsafe {
-                rows::repeat(arg.at.cast::<T>().read_unaligned(), to.cast::<T>(), SCALAR_LEN);
+                rows::repeat(arg.at.cast::<T>().read_unaligned(), to.cast::<T>(), n);
             });
             arg.written = to;
             self.args[index] = arg;
@@ -658,6 +650,10 @@ impl<'a> Evaluator<'a> {
     }
 
     unsafe fn store(&mut self, tile: Tile) {
+        if self.bound.streams && tile.single && tile.n == tile.lanes {
+            // The run wrote its result where it belongs.
+            return;
+        }
         for (k, store) in self.program.stores.iter().enumerate() {
             let bound = &self.bound.stores[k];
             let mut arg = self.args[store.value.0 as usize];

@@ -10,7 +10,7 @@ use tensord_shm::op::Elementwise;
 
 use super::affine::{Folds, Part};
 use super::chain::{self, Link, RunFn};
-use super::kernels::{self, IotaFn, Kernel, RandomFn, lane_size};
+use super::kernels::{self, IotaFn, Kernel, RandomFn, is_half, lane_size};
 use crate::isa::Isa;
 use crate::math;
 
@@ -346,6 +346,25 @@ impl Program {
         tile.and_then(from).or_else(|| from(*args.first()?))
     }
 
+    /// Is it one run over what is loaded, written straight to its only result? Then, if all of that lies contiguous, no value needs
+    /// a slot, whatever the length of a tile.
+    pub fn is_one_run(&self) -> bool {
+        let runs = self.ops.iter().filter_map(|placed| match &placed.op {
+            Op::Run(run) => Some(run),
+            _ => None,
+        });
+        let others = self.ops.iter().filter(|placed| match placed.op {
+            Op::Load { .. } | Op::Run(_) => is_half(self.dtypes[usize::from(placed.value)]),
+            _ => true,
+        });
+        let last = self.ops.last().map(|placed| u32::from(placed.value));
+        others.count() == 0
+            && runs.clone().count() == 1
+            && runs.flat_map(|run| run.links.iter()).all(|link| !link.kept)
+            && self.direct[..] == [true]
+            && self.stores.iter().all(|store| Some(store.value.0) == last)
+    }
+
     fn form(&mut self, source: FormSource) -> u16 {
         self.forms.push(source);
         self.forms.len() as u16 - 1
@@ -395,8 +414,7 @@ impl Program {
         for &value in kept {
             last[usize::from(value)] = usize::MAX;
         }
-        let mut free: Vec<u16> = Vec::new();
-        let mut count = 0u16;
+        let mut free = FreeSlots::default();
         let is_scalar = |value: Value| self.scalars.iter().any(|&(v, _)| v == value);
         let is_load = |value: Value| {
             let made = self.ops.iter().find(|placed| placed.value == value);
@@ -407,10 +425,7 @@ impl Program {
             // Values kept in the middle of a run are written while its operands are still read: slots of their own.
             if let Op::Run(run) = &placed.op {
                 for link in run.links.iter().filter(|link| link.kept) {
-                    self.slots[usize::from(link.value)] = free.pop().unwrap_or_else(|| {
-                        count += 1;
-                        count - 1
-                    });
+                    self.slots[usize::from(link.value)] = free.take();
                 }
             }
             let mut ending: Vec<Value> = operands(&placed.op)
@@ -426,14 +441,17 @@ impl Program {
                 let fits = lane_size(self.dtypes[usize::from(arg)]) == size;
                 in_place && fits && !is_load(arg)
             });
-            free.extend(early.iter().map(|&arg| self.slots[usize::from(arg)]));
-            let slot = free.pop().unwrap_or_else(|| {
-                count += 1;
-                count - 1
-            });
-            self.slots[usize::from(placed.value)] = slot;
-            free.extend(late.iter().map(|&arg| self.slots[usize::from(arg)]));
+            let slots = |args: &[Value]| -> Vec<u16> {
+                args.iter()
+                    .map(|&arg| self.slots[usize::from(arg)])
+                    .collect()
+            };
+            let (early, late) = (slots(&early), slots(&late));
+            free.again.extend(early);
+            self.slots[usize::from(placed.value)] = free.take();
+            free.again.extend(late);
         }
+        let mut count = free.count;
         for &(value, _) in &self.scalars {
             self.slots[usize::from(value)] = count;
             count += 1;
@@ -442,6 +460,24 @@ impl Program {
         // One more for 16-bit floats on their way between memory and tile.
         self.staging = count;
         self.slot_count = usize::from(count) + 1;
+    }
+}
+
+/// Tile slots while they are given out.
+#[derive(Default)]
+struct FreeSlots {
+    /// Given back.
+    again: Vec<u16>,
+    /// Given out at least once.
+    count: u16,
+}
+
+impl FreeSlots {
+    fn take(&mut self) -> u16 {
+        self.again.pop().unwrap_or_else(|| {
+            self.count += 1;
+            self.count - 1
+        })
     }
 }
 

@@ -7,6 +7,31 @@
 //! All functions take raw base pointers. What they reach is `form` over the indices walked, inside the guards where there
 //! are any: the caller has that range checked against the memory by `tensord_plan::Params`.
 
+/// `$call` with `$T` as an unsigned type of `$size` bytes: moving elements asks for nothing but their size.
+macro_rules! by_size {
+    ($size:expr, $T:ident => $call:expr) => {
+        match $size {
+            1 => {
+                type $T = u8;
+                $call
+            }
+            2 => {
+                type $T = u16;
+                $call
+            }
+            4 => {
+                type $T = u32;
+                $call
+            }
+            _ => {
+                type $T = u64;
+                $call
+            }
+        }
+    };
+}
+pub(crate) use by_size;
+
 /// Highest rank of an iteration space.
 pub const RANK_MAX: usize = tensord_plan::SPACE_RANK_MAX;
 
