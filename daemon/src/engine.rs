@@ -6,8 +6,8 @@
 //! [`Backend`] and a [`Clock`]: the same input gives the same schedule.
 //!
 //! # When work is wanted
-//! A client waits for it, a download needs it, its queue has been quiet for `quiet_us`, or [`LAUNCH_WORTH`] operations have
-//! gathered ([`Engine::wanted`]).
+//! A client waits for it, a download needs it, its queue has been quiet for `quiet_us`, or enough operations have gathered
+//! (`engine::plan`).
 
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -25,28 +25,23 @@ use crate::engine_process::{
     Progress, QueueEnds, Refusal, SessionFault, SessionId, SessionSpec, SessionTotals, TenantId,
 };
 use crate::fuse::PlanCache;
+use crate::graph::branch::Branches;
 use crate::graph::value::Failure;
 use crate::ingest::{Queue, RECORDS_PER_TURN, Taken, fault_code};
-use crate::schedule::{Candidate, Decision, Scheduler, Work};
+use crate::schedule::{Candidate, Decision, Scheduler};
 use crate::session::Session;
 use crate::stats::Counters;
 
 mod accept;
 mod core;
+mod plan;
 
 pub use self::core::make;
 
-/// Operations that are worth a launch even if nobody waits for them.
-pub const LAUNCH_WORTH: usize = 256;
-/// Most operations of one plan.
-const WINDOW_MAX: usize = 512;
 /// Launches under way at once: behind them ready work gathers into batches.
 const LAUNCHES_MAX: usize = 2;
 /// A queue without news for this long is no longer polled; its client rings.
 const POLL_NS: u64 = 2_000_000;
-
-/// Bytes that a device writes in a nanosecond, in order of magnitude.
-const BYTES_PER_NS: u64 = 8;
 
 /// What an engine is told of the world.
 #[derive(Clone, Copy, Debug)]
@@ -87,7 +82,7 @@ pub struct Engine {
     pub(crate) faults: Vec<SessionFault>,
     pub(crate) done: Vec<Completed>,
     pub(crate) record: Option<Box<RecordBuf>>,
-    next_cut: u64,
+    branches: Branches,
     held_until_ns: Option<u64>,
 }
 
@@ -112,7 +107,7 @@ impl Engine {
             faults: Vec::new(),
             done: Vec::new(),
             record: Some(Box::new(RecordBuf::new())),
-            next_cut: 1,
+            branches: Branches::default(),
             held_until_ns: None,
         }
     }
@@ -141,7 +136,7 @@ impl Engine {
             }
         }
         if !busy {
-            self.rest();
+            self.rest(now_ns);
         }
         if busy { Progress::Busy } else { Progress::Idle }
     }
@@ -172,6 +167,7 @@ impl Engine {
                 Taken::Record => {
                     taken += 1;
                     if !self.defer(place, record.words()) {
+                        self.plan_if_full(place, record.words(), now_ns);
                         self.accept(place, record.words(), now_ns);
                     }
                 }
@@ -307,118 +303,6 @@ impl Engine {
         });
     }
 
-    // ------------------------------------------------------------------ fuse
-
-    /// How long a queue must be silent before unfinished work runs: `quiet_us`, and as long again as a device would take to write
-    /// its largest result. Large work that runs a moment too early writes a value whose release was on its way.
-    fn silence_ns(queue: &Queue, quiet_ns: u64) -> u64 {
-        quiet_ns + queue.window.largest_bytes() / BYTES_PER_NS
-    }
-
-    /// The timeline value up to which a queue's window is wanted now; 0 if nothing is.
-    fn wanted(queue: &mut Queue, now_ns: u64, quiet_ns: u64, draining: bool) -> u64 {
-        let demanded = queue.ends.consumer.demanded();
-        let Some(first) = queue.window.first_number() else {
-            return 0;
-        };
-        let all = queue.window.len() >= LAUNCH_WORTH
-            || queue.starved
-            || draining
-            || now_ns.saturating_sub(queue.news_ns) >= Engine::silence_ns(queue, quiet_ns);
-        match queue.demand.max(demanded) {
-            _ if all => u64::MAX,
-            demand if demand >= first => demand,
-            _ => 0,
-        }
-    }
-
-    /// Makes work of what is wanted of one queue's window.
-    fn plan(&mut self, place: (usize, usize), now_ns: u64) -> bool {
-        let (quiet_ns, draining) = (self.settings.quiet_ns, self.draining);
-        let Some(session) = self.sessions.get_mut(place.0).and_then(Option::as_mut) else {
-            return false;
-        };
-        let most = if session.spec.fuse { WINDOW_MAX } else { 1 };
-        let Some(queue) = session.queues.get_mut(place.1).and_then(Option::as_mut) else {
-            return false;
-        };
-        let wanted = Engine::wanted(queue, now_ns, quiet_ns, draining);
-        if wanted == 0 {
-            return false;
-        }
-        while queue
-            .window
-            .first_number()
-            .is_some_and(|first| first <= wanted)
-        {
-            self.next_cut += 1;
-            let cut = queue.window.cut(wanted, most, self.next_cut);
-            for failed in &cut.failed {
-                queue.fail(failed.number, failed.site, failed.failure);
-                match failed.failure.code {
-                    Code::Cancelled => {
-                        session.totals.cancelled += 1;
-                        self.counters.requests_cancelled += 1;
-                    }
-                    _ => {
-                        session.totals.failed += 1;
-                        self.counters.requests_failed += 1;
-                    }
-                }
-            }
-            if cut.is_empty() {
-                continue;
-            }
-            match self.plans.find(cut.key(), || cut.segment()) {
-                Ok(template) => {
-                    let inputs: Vec<_> = template
-                        .inputs
-                        .iter()
-                        .map(|&e| cut.externals()[e as usize].clone())
-                        .collect();
-                    inputs.iter().for_each(|value| value.add_use());
-                    let work = Work {
-                        immediates: cut.immediates(&template),
-                        outputs: template
-                            .outputs
-                            .iter()
-                            .map(|&n| cut.nodes()[n as usize].value.clone())
-                            .collect(),
-                        first_number: cut.nodes()[0].number,
-                        requests: cut
-                            .nodes()
-                            .iter()
-                            .filter(|node| node.counts)
-                            .map(|node| (node.number, node.site))
-                            .collect(),
-                        inputs,
-                        template,
-                        ready_ns: now_ns,
-                    };
-                    queue.hold_open(work.first_number);
-                    queue.works.push_back(work);
-                }
-                Err(error) => {
-                    // The fuser broke its own rule. The requests get their outcome; the daemon goes on.
-                    tracing::error!(%error, "a plan does not fit its window");
-                    for node in cut.nodes().iter().filter(|node| node.counts) {
-                        let failure = Failure {
-                            code: Code::Internal,
-                            origin: node.number,
-                            site: node.site,
-                        };
-                        node.value.set(crate::graph::value::State::Failed(failure));
-                        queue.fail(node.number, node.site, failure);
-                    }
-                    let count = cut.nodes().iter().filter(|node| node.counts).count() as u64;
-                    session.totals.failed += count;
-                    self.counters.requests_failed += count;
-                }
-            }
-        }
-        true
-    }
-
     // ------------------------------------------------------------------ schedule and dispatch
 
     /// Launches ready work while the device has room.
@@ -426,11 +310,11 @@ impl Engine {
         self.held_until_ns = None;
         let mut any = false;
         while self.device.in_flight.len() < LAUNCHES_MAX {
-            let now_ns = self.clock.now_ns();
             let candidates = self.candidates(&mut any);
             if candidates.is_empty() {
                 break;
             }
+            let now_ns = self.clock.now_ns();
             match self.scheduler.decide(&candidates, now_ns) {
                 Decision::Hold { until_ns } => {
                     self.held_until_ns = Some(until_ns);
@@ -552,9 +436,8 @@ impl Engine {
     // ------------------------------------------------------------------ rest
 
     /// Nothing to do: what was let go is counted as free, and queues without news are no longer polled.
-    fn rest(&mut self) {
+    fn rest(&mut self, now_ns: u64) {
         self.device.memory.collect(&mut *self.device.backend);
-        let now_ns = self.clock.now_ns();
         let mut k = 0;
         while k < self.active.len() {
             let place = self.active[k];
@@ -587,8 +470,9 @@ impl Engine {
             .iter()
             .filter_map(|&(s, q)| self.sessions[s].as_ref()?.queues.get(q)?.as_ref());
         let quiet = queues.filter_map(|queue| {
-            let quiet = (!queue.window.is_empty())
-                .then(|| queue.news_ns + Engine::silence_ns(queue, self.settings.quiet_ns));
+            let quiet = queue
+                .first_unplanned()
+                .map(|_| queue.news_ns + plan::silence_ns(queue, self.settings.quiet_ns));
             let waiting = queue.waiting.map(|wait| wait.until_ns);
             quiet.into_iter().chain(waiting).min()
         });

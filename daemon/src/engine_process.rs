@@ -152,6 +152,10 @@ pub trait EngineCore {
     fn doorbell(&mut self, session: SessionId, queue: u32);
     /// One turn, bounded.
     fn tick(&mut self) -> Progress;
+    /// Looks at the active rings for about a microsecond. True: one has news.
+    fn watch(&self) -> bool {
+        false
+    }
     /// Parks every active ring: sets their flags, fences, reads their tails once more. False: news came, do not sleep.
     fn prepare_park(&mut self) -> bool;
     /// How long the engine may sleep; `None` for ever.
@@ -212,6 +216,7 @@ pub fn run(make: MakeEngine) -> anyhow::Result<()> {
         resync: None,
         idle_since: None,
         yielded: Instant::now(),
+        hoped: false,
         drain: Drain::No,
     };
     let mut events = Events::with_capacity(256);
@@ -254,6 +259,8 @@ struct Shell {
     resync: Option<HashSet<u64>>,
     idle_since: Option<Instant>,
     yielded: Instant,
+    /// Did the last idle tick end because news were seen?
+    hoped: bool,
     drain: Drain,
 }
 
@@ -610,21 +617,32 @@ impl Shell {
             let progress = engine.tick();
             let now = Instant::now();
             match progress {
-                Progress::Busy => self.idle_since = None,
+                Progress::Busy => {
+                    self.idle_since = None;
+                    self.hoped = false;
+                }
                 Progress::Report => {
                     self.idle_since = None;
                     return Some(Duration::ZERO);
                 }
                 Progress::Idle => {
                     let idle = now - *self.idle_since.get_or_insert(now);
-                    let deadline = engine.next_deadline();
-                    if idle >= Duration::from_micros(self.config.engine.park_us.into())
-                        && deadline.is_none_or(|deadline| deadline >= SLEEP_LEAST)
-                        && engine.prepare_park()
-                    {
-                        self.idle_since = None;
-                        return deadline;
+                    if idle >= Duration::from_micros(self.config.engine.park_us.into()) {
+                        let deadline = engine.next_deadline();
+                        if deadline.is_none_or(|deadline| deadline >= SLEEP_LEAST)
+                            && engine.prepare_park()
+                        {
+                            self.idle_since = None;
+                            return deadline;
+                        }
                     }
+                    // News often come within the time that a yield takes; but news that led to nothing are no reason to
+                    // keep the core.
+                    if !self.hoped && engine.watch() {
+                        self.hoped = true;
+                        continue;
+                    }
+                    self.hoped = false;
                 }
             }
             if progress == Progress::Idle || now - self.yielded >= YIELD_EVERY {

@@ -14,6 +14,7 @@ pub mod ingest;
 pub mod limits;
 pub mod link;
 pub mod log;
+pub mod map;
 pub mod notify;
 pub mod process;
 pub mod sandbox;

@@ -66,16 +66,19 @@ impl DType {
     ];
 
     /// The dtype with this wire number, if there is one.
+    #[inline]
     pub fn from_wire(number: u8) -> Option<DType> {
         Self::ALL.get(usize::from(number).checked_sub(1)?).copied()
     }
 
     /// The wire number.
+    #[inline]
     pub fn wire(self) -> u8 {
         self as u8
     }
 
     /// Size of one element in bytes.
+    #[inline]
     pub const fn size(self) -> usize {
         match self {
             DType::Bool | DType::I8 | DType::U8 => 1,
@@ -195,6 +198,7 @@ impl Scalar {
 
     /// The same bits with everything above the element's size cleared, and a bool made 0 or 1: what the
     /// engine keeps of a client's immediate.
+    #[inline]
     pub fn truncated(self, dtype: DType) -> Scalar {
         match dtype {
             DType::Bool => Scalar(u64::from(self.0 & 0xff != 0)),

@@ -78,11 +78,13 @@ macro_rules! elementwise {
             pub const ALL: &'static [Elementwise] = &[$(Elementwise::$variant,)*];
 
             /// The function with this operation code, if there is one.
+            #[inline]
             pub fn from_wire(number: u16) -> Option<Elementwise> {
                 match number { $($number => Some(Elementwise::$variant),)* _ => None }
             }
 
             /// Its row of the table.
+            #[inline]
             pub const fn info(self) -> ElementwiseInfo {
                 match self {
                     $(Elementwise::$variant => ElementwiseInfo {
@@ -102,11 +104,13 @@ impl Elementwise {
     }
 
     /// The operation code.
+    #[inline]
     pub const fn wire(self) -> u16 {
         self as u16
     }
 
     /// Dtype of the result for operands of `dtype`.
+    #[inline]
     pub const fn result(self, dtype: DType) -> DType {
         match self.info().yields {
             Yields::Same => dtype,

@@ -14,6 +14,7 @@ pub struct Handle {
 
 impl Handle {
     /// From the wire; `None` for generation 0.
+    #[inline]
     pub fn from_wire(word: u64) -> Option<Handle> {
         let handle = Handle {
             index: word as u32,
@@ -23,6 +24,7 @@ impl Handle {
     }
 
     /// As it stands in a record.
+    #[inline]
     pub fn wire(self) -> u64 {
         u64::from(self.index) | u64::from(self.generation) << 32
     }

@@ -51,6 +51,7 @@ impl Shape {
     }
 
     /// Number of elements.
+    #[inline]
     pub fn count(&self) -> u64 {
         self.iter().product()
     }

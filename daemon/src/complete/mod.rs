@@ -15,6 +15,9 @@ use crate::session::Session;
 impl Engine {
     /// Takes in what the backend has finished.
     pub(crate) fn complete(&mut self) -> bool {
+        if self.device.in_flight.is_empty() {
+            return false;
+        }
         let mut done = std::mem::take(&mut self.done);
         self.device.backend.poll(&mut done);
         let any = !done.is_empty();
@@ -26,7 +29,7 @@ impl Engine {
     }
 
     fn finish_launch(&mut self, completed: &Completed) {
-        let Some(InFlight { works, .. }) = self.device.in_flight.remove(&completed.id) else {
+        let Some(InFlight { works, .. }) = self.device.finish(completed.id) else {
             return;
         };
         if let Some(fault) = &completed.fault {
@@ -132,8 +135,16 @@ impl Engine {
                 queue.ends.completion.release_errors(1);
             }
             Err(failure) => {
-                totals.failed += 1;
-                self.counters.requests_failed += 1;
+                match failure.code {
+                    Code::Cancelled => {
+                        totals.cancelled += 1;
+                        self.counters.requests_cancelled += 1;
+                    }
+                    _ => {
+                        totals.failed += 1;
+                        self.counters.requests_failed += 1;
+                    }
+                }
                 queue.fail(number, site, failure);
             }
         }

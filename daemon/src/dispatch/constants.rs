@@ -176,7 +176,9 @@ impl Constants {
     /// [`Constants::take_sealed`] gives is with the supervisor before a client can hear of it.
     pub fn collect(&mut self) -> bool {
         let mut any = false;
-        while let Ok(hash) = self.hashed.try_recv() {
+        while !self.hashing.is_empty()
+            && let Ok(hash) = self.hashed.try_recv()
+        {
             let Some((_, hashing)) = self.hashing.pop_front() else {
                 break;
             };

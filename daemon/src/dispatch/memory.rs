@@ -6,13 +6,13 @@
 //! - Charges are values: a [`Block`] that is dropped takes its charge back.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
 use std::rc::Rc;
 
 use tensord_plan::{Backend, BufferId, DeviceFault, Operand};
 use tensord_shm::error::Code;
 
 use crate::engine_process::TenantId;
+use crate::map::Map;
 
 /// Bytes of free blocks that a tenant keeps for reuse.
 const KEPT_BYTES_MAX: u64 = 256 << 20;
@@ -172,14 +172,14 @@ impl Drop for Block {
 
 #[derive(Default)]
 struct TenantPool {
-    free: HashMap<u64, Vec<BufferId>>,
+    free: Map<u64, Vec<BufferId>>,
     free_bytes: u64,
 }
 
 /// All blocks of a device.
 #[derive(Default)]
 pub struct Memory {
-    pools: HashMap<TenantId, TenantPool>,
+    pools: Map<TenantId, TenantPool>,
     freed: Rc<RefCell<Vec<Freed>>>,
     /// Bytes of blocks in use, adopted memory included.
     pub bytes: u64,

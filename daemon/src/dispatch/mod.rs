@@ -7,7 +7,6 @@ pub mod constants;
 pub mod memory;
 pub mod transfer;
 
-use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -29,8 +28,8 @@ pub struct Device {
     pub memory: Memory,
     /// The constants in it.
     pub constants: Constants,
-    /// Launches that are not finished.
-    pub in_flight: HashMap<LaunchId, InFlight>,
+    /// Launches that are not finished: a few.
+    pub in_flight: Vec<InFlight>,
     last_launch: u64,
 }
 
@@ -46,6 +45,8 @@ pub struct Placed {
 
 /// A launch under way, and everything that has to stay until it is over.
 pub struct InFlight {
+    /// Which.
+    pub id: LaunchId,
     /// Its instances.
     pub works: Vec<Placed>,
     /// Memory that it reads or writes.
@@ -59,14 +60,21 @@ impl Device {
             backend,
             memory: Memory::default(),
             constants: Constants::default(),
-            in_flight: HashMap::new(),
+            in_flight: Vec::new(),
             last_launch: 0,
         }
     }
 
     /// Can host memory be filled from this value now?
     pub fn is_written(&self, value: &Value) -> bool {
-        !self.in_flight.contains_key(&LaunchId(value.launch.get()))
+        let id = LaunchId(value.launch.get());
+        !self.in_flight.iter().any(|launch| launch.id == id)
+    }
+
+    /// What was part of a launch that is over.
+    pub fn finish(&mut self, id: LaunchId) -> Option<InFlight> {
+        let at = self.in_flight.iter().position(|launch| launch.id == id)?;
+        Some(self.in_flight.remove(at))
     }
 
     /// Launches works of one plan together. Gives back those that could not run, with the reason.
@@ -105,13 +113,11 @@ impl Device {
             instances,
         });
         match launched {
-            Ok(()) => drop(self.in_flight.insert(
+            Ok(()) => self.in_flight.push(InFlight {
                 id,
-                InFlight {
-                    works: placed,
-                    _keep: keep,
-                },
-            )),
+                works: placed,
+                _keep: keep,
+            }),
             Err(DeviceFault::Fatal(text)) => return Err(DeviceFault::Fatal(text)),
             Err(fault) => {
                 tracing::error!(%fault, "the backend refused a launch");

@@ -1,15 +1,18 @@
 //! One record accepted: from decoded words to a value, a view, a window entry, or a failure.
 
 use tensord_shm::error::Code;
-use tensord_shm::op::Meta;
-use tensord_shm::record::{Request, attributes_of, output_of, site_of};
+use tensord_shm::handle::Handle;
+use tensord_shm::op::{Meta, Operand};
+use tensord_shm::record::{
+    Region, Request, attributes_of, decode, output_of, released_by, site_of,
+};
 
 use super::Engine;
 use crate::dispatch::constants::Ticket;
 use crate::dispatch::transfer::{Bytes, bytes_of};
-use crate::graph::Acceptance;
 use crate::graph::value::Failure;
-use crate::ingest::{CrossWait, Download, Hashing, Parsed, parse, releases};
+use crate::graph::{Acceptance, trace};
+use crate::ingest::{CrossWait, Download, Hashing, Queue};
 use crate::session::Session;
 
 /// Longest wait of one queue for another.
@@ -35,19 +38,22 @@ impl Engine {
         let Some(number) = session.queue(place.1).map(|queue| queue.accepted) else {
             return;
         };
-        let parsed = parse(words);
-        if let Parsed::Fault(fault) = &parsed
+        match self.trace(place, words, (number, site)) {
+            trace::Accepted::Computed => return,
+            trace::Accepted::Viewed => return self.settle(place, number, site, Ok(())),
+            trace::Accepted::Strange => {}
+        }
+        let request = decode(words).map(|record| record.request);
+        if let Err(fault) = &request
             && fault.code().fault() == tensord_shm::error::Fault::Client
         {
             self.freeze_with(place, fault.code(), fault.to_string());
             return;
         }
-        let result = match &parsed {
-            Parsed::Elementwise(record) => acceptance(session, place.1, number, site)
-                .and_then(|mut a| a.elementwise(record))
-                .map(|()| Accepted::Later),
-            Parsed::Request(request) => self.request(place, request, words, (number, site), now_ns),
-            Parsed::Fault(fault) => Err(Failure {
+        self.untrace(place, request.as_ref().ok(), words);
+        let result = match &request {
+            Ok(request) => self.request(place, request, words, (number, site), now_ns),
+            Err(fault) => Err(Failure {
                 code: fault.code(),
                 origin: number,
                 site,
@@ -62,7 +68,7 @@ impl Engine {
             acceptance.poison(output_of(words), failure);
         }
         let mut released = Ok(());
-        for handle in releases(words) {
+        for handle in released_by(words) {
             released = released.and(session.handles.release(handle));
         }
         match result {
@@ -77,6 +83,79 @@ impl Engine {
                 self.settle(place, number, site, released);
             }
             Err(failure) => self.settle(place, number, site, Err(failure)),
+        }
+    }
+
+    /// Offers the record to the queue's trace.
+    fn trace(
+        &mut self,
+        place: (usize, usize),
+        words: &[u64],
+        about: (u64, u32),
+    ) -> trace::Accepted {
+        if let Some(Session {
+            handles,
+            queues,
+            spec,
+            ..
+        }) = self.sessions[place.0].as_mut()
+            && spec.fuse
+            && let Some(queue) = queues.get_mut(place.1).and_then(Option::as_mut)
+            && queue.window.is_empty()
+        {
+            return queue
+                .trace
+                .accept(&mut self.branches, handles, words, about);
+        }
+        trace::Accepted::Strange
+    }
+
+    /// Prepares traces for a record that they do not take: what it names becomes real, operations before it become nodes, and what
+    /// it releases is noted.
+    fn untrace(&mut self, place: (usize, usize), request: Option<&Request>, words: &[u64]) {
+        if let Some(Request::Compute(_) | Request::Cancel { .. }) = request {
+            self.expand(place);
+        }
+        let operands: &[Operand<Handle>] = match request {
+            Some(Request::Compute(compute)) => compute.operands(),
+            Some(Request::Download { of, .. }) => &[Operand::Tensor(*of)],
+            _ => &[],
+        };
+        let operands = operands.iter().filter_map(|operand| match operand {
+            Operand::Tensor(handle) => Some(*handle),
+            Operand::Immediate(..) => None,
+        });
+        for handle in operands.chain(released_by(words)) {
+            self.expand_foreign(place, handle);
+        }
+        let Some(Session {
+            handles, queues, ..
+        }) = self.sessions[place.0].as_mut()
+        else {
+            return;
+        };
+        let Some(queue) = queues.get_mut(place.1).and_then(Option::as_mut) else {
+            return;
+        };
+        let trace = &mut queue.trace;
+        if let Some(Request::Download { of, .. }) = request {
+            trace.export(&mut self.branches, handles, *of, place.1 as u32);
+        }
+        trace.pass(&mut self.branches, handles, words);
+    }
+
+    /// Makes nodes of the trace of another queue that has promised a handle.
+    fn expand_foreign(&mut self, place: (usize, usize), handle: Handle) {
+        let Some(session) = self.sessions[place.0].as_ref() else {
+            return;
+        };
+        let Some(mark) = session.handles.mark(handle) else {
+            return;
+        };
+        let made = |queue: &Option<Queue>| queue.as_ref().is_some_and(|q| q.trace.made(mark));
+        let maker = session.queues.iter().position(made);
+        if let Some(maker) = maker.filter(|maker| *maker != place.1) {
+            self.expand((place.0, maker));
         }
     }
 
@@ -265,11 +344,7 @@ fn download(
     session: &mut Session,
     queue: usize,
     (number, site): (u64, u32),
-    (of, at, to): (
-        tensord_shm::handle::Handle,
-        u64,
-        tensord_shm::record::Region,
-    ),
+    (of, at, to): (Handle, u64, Region),
 ) -> Result<(), Failure> {
     let fail = |code: Code| Failure {
         code,
@@ -282,8 +357,9 @@ fn download(
         .ok_or(fail(Code::Staging))?;
     map.check(to.offset, to.len)
         .map_err(|_| fail(Code::Staging))?;
-    let mut acceptance = acceptance(session, queue, number, site)?;
-    let binding = acceptance.operand(of)?.clone();
+    let binding = acceptance(session, queue, number, site)?
+        .operand(of)?
+        .clone();
     let meta: Meta = binding.meta();
     let size = bytes_of(&meta);
     if at > size || to.len > size - at {
@@ -296,6 +372,12 @@ fn download(
             layout.offset as u64 * meta.dtype.size() as u64,
         ),
         false => {
+            if let Some(own) = session.queues.get_mut(queue).and_then(Option::as_mut) {
+                // The copy comes after them.
+                own.trace
+                    .expand(&mut session.handles, &mut own.window, queue as u32);
+            }
+            let mut acceptance = acceptance(session, queue, number, site)?;
             let copy = acceptance.copy(binding.value, binding.view);
             acceptance.window.uncount_last();
             (copy, 0)

@@ -19,6 +19,9 @@ use crate::dispatch::memory::Account;
 use crate::engine_process::{ConstantKey, EngineCore, EngineStart, Progress};
 use crate::ingest::Queue;
 
+/// Looks at rings that take about a microsecond.
+const LOOKS: usize = 48;
+
 /// Makes the engine that a process was started for.
 pub fn make(start: &EngineStart) -> Result<Box<dyn EngineCore>, String> {
     let settings = &start.config.engine;
@@ -244,6 +247,17 @@ impl EngineCore for Engine {
 
     fn tick(&mut self) -> Progress {
         self.turn()
+    }
+
+    fn watch(&self) -> bool {
+        let looks = LOOKS / self.active.len().max(1);
+        (0..looks).any(|_| {
+            std::hint::spin_loop();
+            self.active
+                .iter()
+                .filter_map(|&(s, q)| self.sessions[s].as_ref()?.queues.get(q)?.as_ref())
+                .any(|queue| !queue.frozen && queue.ends.consumer.is_behind())
+        })
     }
 
     fn prepare_park(&mut self) -> bool {

@@ -14,11 +14,12 @@ mod build;
 mod donate;
 mod segment;
 
-use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use tensord_plan::{BoundsError, Params, Plan};
+
+use crate::map::Map;
 
 pub use build::Built;
 pub use segment::{Arg, External, ImmediateSource, Segment, SegmentNode, Source};
@@ -43,7 +44,7 @@ pub struct Template {
     pub outputs: Vec<u32>,
 }
 
-type Windows = HashMap<Box<[u64]>, Rc<Template>, foldhash::fast::RandomState>;
+type Windows = Map<Box<[u64]>, Rc<Template>>;
 
 /// Plans and windows seen before. Two generations: when the young one is full it becomes the old one, and what is
 /// used again moves back, so memory is bounded whatever clients send.
@@ -52,8 +53,8 @@ pub struct PlanCache {
     young: Windows,
     old: Windows,
     young_words: usize,
-    plans: HashMap<Arc<Plan>, ()>,
-    old_plans: HashMap<Arc<Plan>, ()>,
+    plans: Map<Arc<Plan>, ()>,
+    old_plans: Map<Arc<Plan>, ()>,
     /// Windows found.
     pub hits: u64,
     /// Windows analysed.

@@ -11,11 +11,45 @@ use tensord_shm::handle::Handle;
 
 use super::value::{Binding, Value};
 
+/// What a trace noted at a handle, so that it knows it again: which trace, and what it is there.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Mark {
+    /// The trace's number; 0 is none.
+    pub trace: u64,
+    /// The handle's place in it.
+    pub place: Place,
+}
+
+/// A handle's place in a trace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// Bound by this step.
+    Step(u32),
+    /// Bound before the trace began: its operand of this number.
+    External(u32),
+}
+
+impl Default for Place {
+    fn default() -> Place {
+        Place::External(0)
+    }
+}
+
+#[derive(Default)]
+enum State {
+    #[default]
+    Free,
+    Bound(Binding),
+    /// A step of a trace will bind it, should anybody still want it when the trace is planned.
+    Promised,
+}
+
 #[derive(Default)]
 struct Slot {
     /// Of the last tensor bound here.
     generation: u32,
-    binding: Option<Binding>,
+    mark: Mark,
+    state: State,
 }
 
 /// The table. Dropping a binding counts its value's handles down.
@@ -40,55 +74,116 @@ impl Handles {
         self.bound
     }
 
-    /// What a handle names.
+    #[inline]
+    fn slot(&self, handle: Handle) -> Option<&Slot> {
+        let slot = self.slots.get(handle.index as usize)?;
+        (slot.generation == handle.generation).then_some(slot)
+    }
+
+    #[inline]
+    fn slot_mut(&mut self, handle: Handle) -> Option<&mut Slot> {
+        let slot = self.slots.get_mut(handle.index as usize)?;
+        (slot.generation == handle.generation).then_some(slot)
+    }
+
+    /// What a handle names. A promised one names nothing yet.
     pub fn get(&self, handle: Handle) -> Result<&Binding, Code> {
-        let slot = self
-            .slots
-            .get(handle.index as usize)
-            .ok_or(Code::BadHandle)?;
-        match &slot.binding {
-            Some(binding) if slot.generation == handle.generation => Ok(binding),
+        match self.slot(handle) {
+            Some(Slot {
+                state: State::Bound(binding),
+                ..
+            }) => Ok(binding),
             _ => Err(Code::BadHandle),
         }
     }
 
+    /// What a trace noted at a handle; `None` where the handle names nothing.
+    #[inline]
+    pub fn mark(&self, handle: Handle) -> Option<Mark> {
+        let slot = self.slot(handle)?;
+        (!matches!(slot.state, State::Free)).then_some(slot.mark)
+    }
+
+    /// Notes something at a handle.
+    pub fn set_mark(&mut self, handle: Handle, mark: Mark) {
+        if let Some(slot) = self.slot_mut(handle) {
+            slot.mark = mark;
+        }
+    }
+
     /// May this handle be bound?
+    #[inline]
     pub fn check_free(&self, handle: Handle) -> Result<(), Code> {
         if handle.index >= self.limit {
             return Err(Code::Limit);
         }
         match self.slots.get(handle.index as usize) {
             None => Ok(()),
-            Some(slot) if slot.binding.is_none() && handle.generation > slot.generation => Ok(()),
+            Some(slot)
+                if matches!(slot.state, State::Free) && handle.generation > slot.generation =>
+            {
+                Ok(())
+            }
             Some(_) => Err(Code::HandleInUse),
         }
     }
 
     /// Binds a handle that [`Handles::check_free`] allowed.
     pub fn bind(&mut self, handle: Handle, binding: Binding) {
+        binding.value.handles.set(binding.value.handles.get() + 1);
+        self.put(handle, Mark::default(), State::Bound(binding));
+    }
+
+    /// Promises a handle that [`Handles::check_free`] allowed to a step of a trace.
+    #[inline]
+    pub fn promise(&mut self, handle: Handle, mark: Mark) {
+        self.put(handle, mark, State::Promised);
+    }
+
+    #[inline(always)]
+    fn put(&mut self, handle: Handle, mark: Mark, state: State) {
         let index = handle.index as usize;
         if index >= self.slots.len() {
-            self.slots.resize_with(
-                (index + 1).next_power_of_two().min(self.limit as usize),
-                Slot::default,
-            );
+            self.grow(index);
         }
-        binding.value.handles.set(binding.value.handles.get() + 1);
         self.bound += 1;
-        self.slots[index] = Slot {
-            generation: handle.generation,
-            binding: Some(binding),
-        };
+        // Word by word: a slot put together elsewhere is read before it has arrived.
+        let slot = &mut self.slots[index];
+        slot.generation = handle.generation;
+        slot.mark.trace = mark.trace;
+        slot.mark.place = mark.place;
+        slot.state = state;
+    }
+
+    #[cold]
+    fn grow(&mut self, index: usize) {
+        self.slots.resize_with(
+            (index + 1).next_power_of_two().min(self.limit as usize),
+            Slot::default,
+        );
+    }
+
+    /// Binds a promised handle.
+    pub fn keep_promise(&mut self, handle: Handle, binding: Binding) {
+        if let Some(slot) = self.slot_mut(handle)
+            && matches!(slot.state, State::Promised)
+        {
+            binding.value.handles.set(binding.value.handles.get() + 1);
+            slot.state = State::Bound(binding);
+        }
     }
 
     /// Forgets a handle.
+    #[inline]
     pub fn release(&mut self, handle: Handle) -> Result<(), Code> {
-        self.get(handle)?;
-        let slot = &mut self.slots[handle.index as usize];
-        if let Some(binding) = slot.binding.take() {
-            self.bound -= 1;
-            unname(&binding.value);
+        let slot = self.slot_mut(handle).ok_or(Code::BadHandle)?;
+        slot.mark = Mark::default();
+        match std::mem::take(&mut slot.state) {
+            State::Free => return Err(Code::BadHandle),
+            State::Bound(binding) => unname(&binding.value),
+            State::Promised => {}
         }
+        self.bound -= 1;
         Ok(())
     }
 }
@@ -99,15 +194,17 @@ fn unname(value: &Rc<Value>) {
 
 impl Drop for Handles {
     fn drop(&mut self) {
-        for binding in self.slots.iter_mut().filter_map(|slot| slot.binding.take()) {
-            unname(&binding.value);
+        for slot in &self.slots {
+            if let State::Bound(binding) = &slot.state {
+                unname(&binding.value);
+            }
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::value::State;
+    use super::super::value;
     use super::*;
     use tensord_shm::dtype::DType;
     use tensord_shm::layout::Shape;
@@ -119,7 +216,7 @@ mod tests {
             shape: Shape::SCALAR,
         };
         Binding {
-            value: Value::new(meta, State::Waiting),
+            value: Value::new(meta, value::State::Waiting),
             view: None,
         }
     }
@@ -139,6 +236,33 @@ mod tests {
         handles.bind(handle(3, 2), binding());
         assert!(handles.get(handle(3, 1)).is_err());
         assert!(handles.get(handle(3, 2)).is_ok());
+    }
+
+    #[test]
+    fn a_promise_names_nothing_until_it_is_kept() {
+        let mut handles = Handles::new(8);
+        let mark = Mark {
+            trace: 7,
+            place: Place::Step(2),
+        };
+        handles.promise(handle(3, 1), mark);
+        assert_eq!(handles.bound(), 1);
+        assert_eq!(handles.mark(handle(3, 1)), Some(mark));
+        assert!(handles.get(handle(3, 1)).is_err());
+        assert_eq!(handles.check_free(handle(3, 2)), Err(Code::HandleInUse));
+        let kept = binding();
+        let value = Rc::clone(&kept.value);
+        handles.keep_promise(handle(3, 1), kept);
+        assert!(handles.get(handle(3, 1)).is_ok());
+        assert_eq!(value.handles.get(), 1);
+        handles.release(handle(3, 1)).expect("bound");
+        assert_eq!((value.handles.get(), handles.bound()), (0, 0));
+        assert_eq!(handles.mark(handle(3, 1)), None);
+        handles.keep_promise(handle(3, 1), binding());
+        assert!(
+            handles.get(handle(3, 1)).is_err(),
+            "released before it was kept"
+        );
     }
 
     #[test]

@@ -1,22 +1,24 @@
 //! Turns requests into values, views and a window of operations: linear time, no devices.
 //!
-//! A view request binds a handle to another layout of the same value and is done. Every other operation appends a
-//! node to its queue's window. Shapes and dtypes are inferred again here by the same code that the client used, so
-//! nothing behind this stage meets an operation that does not fit.
+//! A record that follows what came before it as it did earlier is recognised by [`trace`], and nothing is built. For any other, a view
+//! request binds a handle to another layout of the same value and is done, and every other operation appends a node to its
+//! queue's window ([`Acceptance`]). Shapes and dtypes are inferred again here by the same code that the client used, so nothing
+//! behind this stage meets an operation that does not fit.
 
+pub mod branch;
 pub mod handles;
+pub mod trace;
 pub mod value;
 pub mod window;
 
 use std::rc::Rc;
 
 use tensord_shm::dtype::{DType, Scalar};
-use tensord_shm::elementwise::Elementwise;
 use tensord_shm::error::Code;
 use tensord_shm::handle::Handle;
 use tensord_shm::layout::{Layout, Shape};
 use tensord_shm::op::{Meta, Op, Operand, scalar_meta};
-use tensord_shm::record::{Compute, ElementwiseRecord};
+use tensord_shm::record::Compute;
 
 use handles::Handles;
 use value::{Binding, Failure, State, Value};
@@ -87,46 +89,7 @@ impl Acceptance<'_> {
         }
     }
 
-    /// An elementwise function.
-    pub fn elementwise(&mut self, record: &ElementwiseRecord<'_>) -> Accepted {
-        let mut args: [Option<NodeArg>; 3] = [None, None, None];
-        for (k, &word) in record.operands.iter().enumerate() {
-            args[k] = Some(if record.immediate_mask >> k & 1 == 1 {
-                // The condition of a select is the one operand of another dtype.
-                let condition = record.function == Elementwise::Select && k == 0;
-                let dtype = if condition { DType::Bool } else { record.dtype };
-                NodeArg::Immediate(dtype, Scalar(word).truncated(dtype))
-            } else {
-                let handle =
-                    Handle::from_wire(word).ok_or_else(|| self.failure(Code::BadHandle))?;
-                let binding = self.operand(handle)?;
-                NodeArg::Value(Rc::clone(&binding.value), binding.view.clone())
-            });
-        }
-        let meta = match whole_values(record, &args) {
-            Some(meta) => meta,
-            None => {
-                let metas: Vec<Meta> = args.iter().flatten().map(NodeArg::meta).collect();
-                Op::Elementwise(record.function)
-                    .infer(&metas)
-                    .map_err(|error| self.failure(error.code()))?
-            }
-        };
-        let value = self.waiting(meta);
-        self.bind(record.out, Rc::clone(&value), None)?;
-        let op = NodeOp::Elementwise(record.function);
-        let about = (self.number, self.site);
-        self.window.push(
-            op,
-            value,
-            args.into_iter().flatten(),
-            (&[], [Scalar(0); 2]),
-            about,
-        );
-        Ok(())
-    }
-
-    /// Any operation. `attributes` are the record's attribute words.
+    /// An operation. `attributes` are the record's attribute words.
     pub fn compute(&mut self, compute: &Compute, attributes: &[u64]) -> Accepted {
         let operands = compute.operands();
         let mut metas = Vec::with_capacity(operands.len());
@@ -164,12 +127,8 @@ impl Acceptance<'_> {
         }
         let value = self.waiting(meta);
         self.bind(compute.out, Rc::clone(&value), None)?;
-        let op = match compute.op {
-            Op::Elementwise(function) => NodeOp::Elementwise(function),
-            other => NodeOp::Other(Rc::new(other)),
-        };
         self.window.push(
-            op,
+            NodeOp::from(compute.op),
             value,
             args,
             (attributes, compute.immediates),
@@ -248,31 +207,4 @@ impl Acceptance<'_> {
         self.window.uncount_last();
         *arg = NodeArg::Value(value, None);
     }
-}
-
-/// The result of a function of whole values of one dtype and shape, and scalars: what [`Op::infer`] would say, without
-/// asking. `None` in every other case, for it to decide.
-fn whole_values(record: &ElementwiseRecord<'_>, args: &[Option<NodeArg>; 3]) -> Option<Meta> {
-    let function = record.function;
-    let mut first: Option<&Meta> = None;
-    let mut immediates = false;
-    for arg in args.iter().flatten() {
-        match arg {
-            NodeArg::Immediate(..) => immediates = true,
-            NodeArg::Value(value, None) => match first {
-                None => first = Some(&value.meta),
-                Some(meta) if *meta == value.meta => {}
-                Some(_) => return None,
-            },
-            NodeArg::Value(_, Some(_)) => return None,
-        }
-    }
-    let meta = first?;
-    let fits = function != Elementwise::Select
-        && function.info().domain.contains(meta.dtype)
-        && (!immediates || record.dtype == meta.dtype);
-    fits.then(|| Meta {
-        dtype: function.result(meta.dtype),
-        shape: meta.shape,
-    })
 }

@@ -25,6 +25,15 @@ pub enum NodeOp {
     Other(Rc<Op>),
 }
 
+impl From<Op> for NodeOp {
+    fn from(op: Op) -> NodeOp {
+        match op {
+            Op::Elementwise(function) => NodeOp::Elementwise(function),
+            other => NodeOp::Other(Rc::new(other)),
+        }
+    }
+}
+
 /// An operand of a node.
 #[derive(Clone, Debug)]
 pub enum NodeArg {
@@ -446,6 +455,22 @@ impl Cut {
                 }
             }
         }
+    }
+
+    /// Timeline value and source position of each request whose outcome depends on a node.
+    pub fn requests(&self) -> impl Iterator<Item = (u64, u32)> + '_ {
+        let counts = self.nodes.iter().filter(|node| node.counts);
+        counts.map(|node| (node.number, node.site))
+    }
+
+    /// Scalars among a node's operands before a position.
+    pub fn immediates_before(&self, node: u32, position: usize) -> u32 {
+        let args = self.nodes[node as usize].args.clone();
+        let args = self.args[args.start as usize..args.end as usize].iter();
+        let scalars = args
+            .take(position)
+            .filter(|arg| matches!(arg, NodeArg::Immediate(..)));
+        scalars.count() as u32
     }
 
     /// The scalars of an instance, in the plan's order.

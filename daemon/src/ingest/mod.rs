@@ -3,17 +3,17 @@
 //! After this stage nobody sees a raw client number: what leaves is a decoded request or the code of what is wrong with it. A
 //! broken ring freezes; only its own session notices.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::rc::Rc;
 
 use tensord_shm::completion::ErrorEntry;
 use tensord_shm::error::Code;
-use tensord_shm::handle::Handle;
-use tensord_shm::record::{self, ElementwiseRecord, RecordFault, Region, Request};
+use tensord_shm::record::{self, Region};
 use tensord_shm::ring::{RecordBuf, RingFault};
 
 use crate::dispatch::constants::Ticket;
 use crate::engine_process::QueueEnds;
+use crate::graph::trace::Trace;
 use crate::graph::value::{Failure, Value};
 use crate::graph::window::Window;
 use crate::schedule::Work;
@@ -61,16 +61,50 @@ pub struct CrossWait {
     pub until_ns: u64,
 }
 
+/// Timeline values that are not finished, each as often as something holds it open. They come and go nearly in order.
+#[derive(Default)]
+pub struct Open(VecDeque<(u64, u32)>);
+
+impl Open {
+    fn insert(&mut self, number: u64) {
+        match self.0.binary_search_by_key(&number, |&(open, _)| open) {
+            Ok(at) => self.0[at].1 += 1,
+            Err(at) => self.0.insert(at, (number, 1)),
+        }
+    }
+
+    fn remove(&mut self, number: u64) {
+        if let Ok(at) = self.0.binary_search_by_key(&number, |&(open, _)| open) {
+            self.0[at].1 -= 1;
+            if self.0[at].1 == 0 {
+                self.0.remove(at);
+            }
+        }
+    }
+
+    /// The lowest.
+    pub fn first(&self) -> Option<u64> {
+        self.0.front().map(|&(number, _)| number)
+    }
+
+    /// Is nothing open?
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
 /// A queue of a session.
 pub struct Queue {
     /// The shared memory.
     pub ends: QueueEnds,
+    /// Operations accepted and not yet planned, as they repeat. While it has any, the window is empty.
+    pub trace: Trace,
     /// Operations accepted and not yet planned.
     pub window: Window,
     /// Timeline value of the last record accepted.
     pub accepted: u64,
     /// Timeline values that are not finished and not in the window: first operations of works, downloads, waits.
-    pub open: BTreeMap<u64, u32>,
+    pub open: Open,
     /// Work planned and not dispatched, in order.
     pub works: VecDeque<Work>,
     /// Values on their way out, in order.
@@ -94,20 +128,6 @@ pub struct Queue {
     slots_seen: u64,
 }
 
-/// One record, decoded as far as it can be.
-#[allow(
-    clippy::large_enum_variant,
-    reason = "one at a time on the stack; boxing would allocate for each request"
-)]
-pub enum Parsed<'a> {
-    /// The commonest kind, in place.
-    Elementwise(ElementwiseRecord<'a>),
-    /// Any other.
-    Request(Request),
-    /// Something in it makes no sense; the request fails, unless the framing itself is broken.
-    Fault(RecordFault),
-}
-
 /// What a queue gave.
 pub enum Taken {
     /// A record, copied to the buffer.
@@ -123,9 +143,10 @@ impl Queue {
     pub fn new(ends: QueueEnds, now_ns: u64) -> Queue {
         Queue {
             ends,
+            trace: Trace::default(),
             window: Window::default(),
             accepted: 0,
-            open: BTreeMap::new(),
+            open: Open::default(),
             works: VecDeque::new(),
             downloads: VecDeque::new(),
             hashing: VecDeque::new(),
@@ -169,12 +190,13 @@ impl Queue {
         }
     }
 
-    /// Gives slots back to the client, rarely: when a quarter of the ring was taken, or nothing is left in it.
+    /// Gives slots back to the client, rarely: the line is the one that it reads at each record. A client that waits for room
+    /// waits for three quarters of the ring, and at most for all but 31 slots.
     pub fn publish_head(&mut self) {
         let head = self.ends.consumer.head();
-        let quarter = u64::from(self.ends.submission.slot_count()) / 4;
-        if head - self.slots_seen >= quarter || self.starved || self.ends.consumer.batch_left() == 0
-        {
+        let slots = u64::from(self.ends.submission.slot_count());
+        let worth = if slots < 64 { 1 } else { slots / 4 };
+        if head - self.slots_seen >= worth || self.starved {
             self.slots_seen = head;
             self.ends.completion.set_head(head);
         }
@@ -182,17 +204,12 @@ impl Queue {
 
     /// Notes that the timeline cannot pass `number` yet.
     pub fn hold_open(&mut self, number: u64) {
-        *self.open.entry(number).or_default() += 1;
+        self.open.insert(number);
     }
 
     /// Undoes one [`Queue::hold_open`].
     pub fn close(&mut self, number: u64) {
-        if let Some(count) = self.open.get_mut(&number) {
-            *count -= 1;
-            if *count == 0 {
-                self.open.remove(&number);
-            }
-        }
+        self.open.remove(number);
     }
 
     /// The failure of one request, told before the timeline passes it.
@@ -206,10 +223,23 @@ impl Queue {
         });
     }
 
+    /// Timeline value of the first operation that is not planned.
+    pub fn first_unplanned(&self) -> Option<u64> {
+        self.trace.first_number().or(self.window.first_number())
+    }
+
+    /// Bytes of the largest result that is not planned: the least that its work will write.
+    pub fn largest_bytes(&self) -> u64 {
+        match self.window.is_empty() {
+            true => self.trace.largest_bytes(),
+            false => self.window.largest_bytes(),
+        }
+    }
+
     /// The highest timeline value up to which everything is finished.
     pub fn finished(&self) -> u64 {
-        let open = self.open.keys().next().copied();
-        let first = match (open, self.window.first_number()) {
+        let open = self.open.first();
+        let first = match (open, self.first_unplanned()) {
             (Some(a), Some(b)) => Some(a.min(b)),
             (a, b) => a.or(b),
         };
@@ -223,18 +253,7 @@ impl Queue {
 
     /// Is there anything that a turn could move on?
     pub fn is_quiet(&self) -> bool {
-        self.window.is_empty() && self.open.is_empty() && self.waiting.is_none()
-    }
-}
-
-/// Decodes the private copy of a record.
-pub fn parse(words: &[u64]) -> Parsed<'_> {
-    if let Some(record) = record::elementwise_of(words) {
-        return Parsed::Elementwise(record);
-    }
-    match record::decode(words) {
-        Ok(record) => Parsed::Request(record.request),
-        Err(fault) => Parsed::Fault(fault),
+        self.first_unplanned().is_none() && self.open.is_empty() && self.waiting.is_none()
     }
 }
 
@@ -245,17 +264,32 @@ pub fn is_bind(words: &[u64]) -> bool {
         .is_some_and(|head| (head >> 16) as u16 == record::opcode::BIND)
 }
 
-/// The handles that a record releases; what is no handle is left out.
-pub fn releases(words: &[u64]) -> impl Iterator<Item = Handle> + '_ {
-    record::releases_of(words)
-        .iter()
-        .filter_map(|&word| Handle::from_wire(word))
-}
-
 /// The code with which a session ends whose ring broke a rule.
 pub fn fault_code(fault: &RingFault) -> Code {
     match fault {
         RingFault::TailJump { .. } | RingFault::TailBackwards { .. } => Code::TailJump,
         _ => Code::BadRecord,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_open_counts_and_the_lowest_is_first() {
+        let mut open = Open::default();
+        for number in [5, 9, 7, 5] {
+            open.insert(number);
+        }
+        let mut seen = Vec::new();
+        for number in [5, 7, 5, 9] {
+            seen.push(open.first());
+            open.remove(number);
+        }
+        assert_eq!(seen, [Some(5), Some(5), Some(5), Some(9)]);
+        assert!(open.is_empty());
+        open.remove(9);
+        assert_eq!(open.first(), None, "what is not open stays so");
     }
 }

@@ -4,13 +4,13 @@
 //! are ready now, and never longer than the plan's patience. Patience grows where waiting brought partners and halves
 //! where it did not (additive increase, multiplicative decrease, as Clipper sets its batch sizes).
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use tensord_plan::Plan;
 
 use super::Candidate;
 use crate::engine_process::SessionId;
+use crate::map::Map;
 
 /// A session that ran a plan within this time is expected to come again.
 const MEMORY_NS: u64 = 20_000_000;
@@ -21,14 +21,14 @@ const PLANS_MAX: usize = 1024;
 
 #[derive(Debug)]
 struct Partners {
-    last_run_ns: HashMap<SessionId, u64>,
+    last_run_ns: Map<SessionId, u64>,
     patience_ns: u64,
 }
 
 /// What was learned of each plan.
 #[derive(Debug)]
 pub struct Holds {
-    plans: HashMap<usize, (Arc<Plan>, Partners)>,
+    plans: Map<usize, (Arc<Plan>, Partners)>,
     /// No work is held longer than this; 0 holds nothing.
     pub hold_ns_max: u64,
 }
@@ -36,7 +36,7 @@ pub struct Holds {
 impl Default for Holds {
     fn default() -> Self {
         Holds {
-            plans: HashMap::new(),
+            plans: Map::default(),
             hold_ns_max: 500_000,
         }
     }
@@ -77,7 +77,7 @@ impl Holds {
         let hold_ns_max = self.hold_ns_max;
         let (_, partners) = self.plans.entry(key(plan)).or_insert_with(|| {
             let partners = Partners {
-                last_run_ns: HashMap::new(),
+                last_run_ns: Map::default(),
                 patience_ns: PATIENCE_STEP_NS,
             };
             (Arc::clone(plan), partners)

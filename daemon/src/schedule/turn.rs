@@ -3,19 +3,18 @@
 //! Who returns after a pause starts level with those who are there, so that nobody saves time up and nobody is starved
 //! by a newcomer.
 
-use std::collections::HashMap;
-
 use super::Candidate;
 use crate::engine_process::{SessionId, TenantId};
+use crate::map::Map;
 
 /// Device time had, of tenants and of sessions, in nanoseconds on a scale of their own.
 #[derive(Debug, Default)]
 pub struct FairTurn {
-    tenants: HashMap<TenantId, u64>,
-    sessions: HashMap<SessionId, u64>,
+    tenants: Map<TenantId, u64>,
+    sessions: Map<SessionId, u64>,
     /// Nobody who is served is behind this.
     tenant_floor: u64,
-    session_floor: HashMap<TenantId, u64>,
+    session_floor: Map<TenantId, u64>,
 }
 
 impl FairTurn {

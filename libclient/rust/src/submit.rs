@@ -11,7 +11,7 @@ use tensord_shm::dtype::{DType, Scalar};
 use tensord_shm::error::Code;
 use tensord_shm::handle::Handle;
 use tensord_shm::op::{Elementwise, Meta, OPERANDS_MAX, Op, Operand, scalar_meta};
-use tensord_shm::record::{Compute, Request, opcode};
+use tensord_shm::record::{Compute, Request, opcode, opcode_of};
 
 use crate::error::Error;
 use crate::lane::Lane;
@@ -157,7 +157,7 @@ impl Session {
                 let compute = Compute::new(*op, dtype, out, &operands, immediates);
                 Request::Compute(compute.expect("the number of operands was checked"))
             };
-            match lane.define(&build, code_of(op), meta, site, epoch) {
+            match lane.define(&build, opcode_of(op), meta, site, epoch) {
                 Ok(tensor) => {
                     lane.note_uses(&brought, tensor.mark());
                     return Ok(tensor);
@@ -213,29 +213,6 @@ fn record_dtype(operands: &[Arg<'_>], meta: Meta) -> Result<DType, Error> {
             .next_back()
             .map_or(meta.dtype, |last| last.dtype)
     }))
-}
-
-fn code_of(op: &Op) -> u16 {
-    match op {
-        Op::Elementwise(function) => function.wire(),
-        Op::Cast(_) => opcode::CAST,
-        Op::Reduce { .. } => opcode::REDUCE,
-        Op::Scan { .. } => opcode::SCAN,
-        Op::Contract { .. } => opcode::CONTRACT,
-        Op::Reshape(_) => opcode::RESHAPE,
-        Op::Permute(_) => opcode::PERMUTE,
-        Op::Slice { .. } => opcode::SLICE,
-        Op::Expand(_) => opcode::EXPAND,
-        Op::Window { .. } => opcode::WINDOW,
-        Op::Pad { .. } => opcode::PAD,
-        Op::Concat { .. } => opcode::CONCAT,
-        Op::Gather { .. } => opcode::GATHER,
-        Op::Scatter { .. } => opcode::SCATTER,
-        Op::Copy => opcode::COPY,
-        Op::Full(_) => opcode::FULL,
-        Op::Iota { .. } => opcode::IOTA,
-        Op::Random { .. } => opcode::RANDOM,
-    }
 }
 
 impl Lane {

@@ -78,8 +78,8 @@ impl Writer {
     }
 
     /// Gives slots back to the client. The line is read by a client that submits, so call it rarely, but always when a
-    /// quarter of the ring has been taken, when the ring is empty and when records are left lying: a client that found
-    /// no room waits for it.
+    /// quarter of the ring has been taken (of a ring of fewer than 64 slots: anything), when records are left lying and
+    /// before parking: a client that found no room waits for it.
     #[inline]
     pub fn set_head(&mut self, head: u64) {
         if head != self.head {

@@ -5,8 +5,8 @@
 //! handle that has to be poisoned.
 
 use super::{
-    Compute, FLAG_CONSTANT, FLAG_URGENCY, INLINE_BYTES_MAX, Record, RecordFault, Region, Request,
-    Urgency, opcode,
+    Compute, Encoder, FLAG_CONSTANT, FLAG_URGENCY, INLINE_BYTES_MAX, Record, RecordFault, Region,
+    Request, Urgency, opcode,
 };
 use crate::dtype::{DType, Scalar};
 use crate::elementwise::Elementwise;
@@ -128,6 +128,7 @@ fn dtype(number: u64) -> Result<DType, RecordFault> {
 }
 
 /// The site that a record names, whatever else is wrong with it.
+#[inline]
 pub fn site_of(words: &[u64]) -> u32 {
     words.first().map_or(0, |word| (word >> 32) as u32)
 }
@@ -139,49 +140,113 @@ pub fn output_of(words: &[u64]) -> Option<Handle> {
     let makes = matches!(
         code,
         opcode::UPLOAD_INLINE | opcode::UPLOAD | opcode::UPLOAD_BEGIN | opcode::BIND
-    ) || code >= 32;
+    ) || code >= opcode::FIRST_COMPUTE;
     makes
         .then(|| words.get(1).copied().and_then(Handle::from_wire))
         .flatten()
 }
 
-/// An elementwise request, read without building a [`Record`]: the commonest request by far.
+/// A request on tensors as its words lie, for recognising one that came before without decoding it again.
 #[derive(Clone, Copy, Debug)]
-pub struct ElementwiseRecord<'a> {
-    /// The function.
-    pub function: Elementwise,
-    /// Dtype of immediate operands.
-    pub dtype: DType,
+pub struct Frame<'a> {
+    /// Operation code.
+    pub opcode: u16,
     /// The result's name.
     pub out: Handle,
-    /// Wire words of the operands, as many as the function takes.
+    /// The third word without its count of releases: dtype, counts and immediate mask.
+    pub counts: u64,
+    /// Element type of immediates.
+    pub dtype: DType,
+    /// Operands: handles, or immediates where the mask says so.
     pub operands: &'a [u64],
-    /// Which of them are immediates.
+    /// Which operands are immediates.
     pub immediate_mask: u32,
+    /// Scalars among the attributes.
+    pub immediates: &'a [u64],
+    /// The other attributes.
+    pub attributes: &'a [u64],
 }
 
-/// The record as an elementwise request without urgency; `None` where it is anything else or anything is wrong with it,
-/// for [`decode`] to say what.
-pub fn elementwise_of(words: &[u64]) -> Option<ElementwiseRecord<'_>> {
+impl Frame<'_> {
+    /// The immediate operand at a position, as [`decode`] gives it.
+    pub fn operand_scalar(&self, position: usize, word: u64) -> Scalar {
+        Scalar(word).truncated(operand_dtype(self.opcode, self.dtype, position))
+    }
+
+    /// A scalar among the attributes, as [`decode`] gives it.
+    pub fn attribute_scalar(&self, word: u64) -> Scalar {
+        attribute_scalar(self.opcode, self.dtype, word)
+    }
+}
+
+/// The record's frame, if it is a request on tensors without flags and its counts fit its length. Two records with equal frames but
+/// for handles and scalars decode to the same operation, provided that their counts are true ([`is_canonical`]).
+#[inline]
+pub fn frame_of(words: &[u64]) -> Option<Frame<'_>> {
     let &[head, about, counts, ref rest @ ..] = words else {
         return None;
     };
-    let counts = Counts(counts);
-    let function = Elementwise::from_wire((head >> 16) as u16)?;
-    let count = counts.operands();
-    if head >> 8 & FLAG_URGENCY != 0 || count != function.arity() {
+    let code = (head >> 16) as u16;
+    if code < opcode::FIRST_COMPUTE || head >> 8 & 0xff != 0 {
         return None;
     }
-    Some(ElementwiseRecord {
-        function,
-        dtype: counts.dtype().ok()?,
+    let counted = Counts(counts);
+    let (operands, rest) = rest.split_at_checked(counted.operands())?;
+    let (attributes, _) = rest.split_at_checked(counted.attributes())?;
+    let (immediates, attributes) = attributes.split_at_checked(attribute_immediates(code))?;
+    Some(Frame {
+        opcode: code,
         out: Handle::from_wire(about)?,
-        operands: rest.get(..count)?,
-        immediate_mask: counts.immediate_mask(),
+        counts: counts & !(0xff << 16),
+        dtype: counted.dtype().ok()?,
+        operands,
+        immediate_mask: counted.immediate_mask(),
+        immediates,
+        attributes,
     })
 }
 
+/// Does a request's frame say exactly what the encoder would have written for it? One whose counts lie may decode by words that are not
+/// in its frame.
+pub fn is_canonical(frame: &Frame<'_>, compute: &Compute) -> bool {
+    let mut encoder = Encoder::default();
+    encoder
+        .request(&Request::Compute(*compute), 0)
+        .is_ok_and(|()| {
+            let written = frame_of(encoder.finish(None));
+            written.is_some_and(|written| {
+                written.counts == frame.counts && written.attributes == frame.attributes
+            })
+        })
+}
+
+/// Dtype of an immediate operand: the request's, but for the condition of a select.
+fn operand_dtype(opcode: u16, dtype: DType, position: usize) -> DType {
+    match opcode == Elementwise::Select.wire() && position == 0 {
+        true => DType::Bool,
+        false => dtype,
+    }
+}
+
+/// How many scalars stand before the other attributes.
+fn attribute_immediates(opcode: u16) -> usize {
+    match opcode {
+        opcode::PAD | opcode::FULL | opcode::RANDOM => 1,
+        opcode::IOTA => 2,
+        _ => 0,
+    }
+}
+
+fn attribute_scalar(opcode: u16, dtype: DType, word: u64) -> Scalar {
+    // The key of `random` is no element of the result: all its bits count.
+    match opcode {
+        opcode::RANDOM => Scalar(word),
+        _ => Scalar(word).truncated(dtype),
+    }
+}
+
 /// The attribute words of a record, bounded by its length.
+#[inline]
 pub fn attributes_of(words: &[u64]) -> &[u64] {
     let Some(counts) = words.get(2).copied().map(Counts) else {
         return &[];
@@ -191,12 +256,20 @@ pub fn attributes_of(words: &[u64]) -> &[u64] {
 }
 
 /// The handles that a record releases, as words not yet checked. Readable even where the rest of the record is not.
+#[inline]
 pub fn releases_of(words: &[u64]) -> &[u64] {
     let Some(counts) = words.get(2).copied().map(Counts) else {
         return &[];
     };
     let from = 3 + counts.operands() + counts.attributes();
     words.get(from..from + counts.releases()).unwrap_or(&[])
+}
+
+/// The handles that a record releases; what is no handle is left out.
+#[inline]
+pub fn released_by(words: &[u64]) -> impl Iterator<Item = Handle> + '_ {
+    let words = releases_of(words).iter();
+    words.filter_map(|&word| Handle::from_wire(word))
 }
 
 /// Decodes the private copy of a record.
@@ -335,27 +408,16 @@ fn decode_compute(
         })?;
     for (k, (operand, &word)) in operands.iter_mut().zip(given).enumerate() {
         *operand = match counts.immediate_mask() >> k & 1 {
-            1 if code == Elementwise::Select.wire() && k == 0 => {
-                Operand::Immediate(DType::Bool, Scalar(word).truncated(DType::Bool))
+            1 => {
+                let dtype = operand_dtype(code, kind, k);
+                Operand::Immediate(dtype, Scalar(word).truncated(dtype))
             }
-            1 => Operand::Immediate(kind, Scalar(word).truncated(kind)),
             _ => Operand::Tensor(handle(word)?),
         };
     }
     let mut immediates = [Scalar(0); 2];
-    let immediate_count = match code {
-        opcode::PAD | opcode::FULL | opcode::RANDOM => 1,
-        opcode::IOTA => 2,
-        _ => 0,
-    };
-    for immediate in &mut immediates[..immediate_count] {
-        // The key of `random` is no element of the result: all its bits count.
-        let word = Scalar(reader.word()?);
-        *immediate = if code == opcode::RANDOM {
-            word
-        } else {
-            word.truncated(kind)
-        };
+    for immediate in &mut immediates[..attribute_immediates(code)] {
+        *immediate = attribute_scalar(code, kind, reader.word()?);
     }
     let op = decode_op(code, kind, reader)?;
     Ok(Compute {

@@ -19,7 +19,8 @@ mod encode;
 use thiserror::Error;
 
 pub use decode::{
-    ElementwiseRecord, attributes_of, decode, elementwise_of, output_of, releases_of, site_of,
+    Frame, attributes_of, decode, frame_of, is_canonical, output_of, released_by, releases_of,
+    site_of,
 };
 pub use encode::{Encoder, TooLong, opcode_of};
 
@@ -55,6 +56,8 @@ pub mod opcode {
     pub const WAIT_QUEUE: u16 = 10;
     pub const CANCEL: u16 = 11;
     pub const FLUSH: u16 = 12;
+    /// Requests on tensors begin here, with the elementwise functions.
+    pub const FIRST_COMPUTE: u16 = 32;
     pub const CAST: u16 = 256;
     pub const REDUCE: u16 = 257;
     pub const SCAN: u16 = 258;
