@@ -20,7 +20,7 @@ use tensord_shm::staging::StagingMap;
 
 use crate::clock::Clock;
 use crate::dispatch::memory::Account;
-use crate::dispatch::{Device, Placed};
+use crate::dispatch::{Device, Placed, running_of};
 use crate::engine_process::{
     Progress, QueueEnds, Refusal, SessionFault, SessionId, SessionSpec, SessionTotals, TenantId,
 };
@@ -30,6 +30,7 @@ use crate::graph::value::Failure;
 use crate::ingest::{Queue, RECORDS_PER_TURN, Taken, fault_code};
 use crate::schedule::{Candidate, Decision, Scheduler};
 use crate::session::Session;
+use crate::slate::{Running, Slate};
 use crate::stats::Counters;
 
 mod accept;
@@ -83,6 +84,7 @@ pub struct Engine {
     pub(crate) done: Vec<Completed>,
     pub(crate) record: Option<Box<RecordBuf>>,
     branches: Branches,
+    slate: Option<Slate>,
     held_until_ns: Option<u64>,
 }
 
@@ -108,6 +110,7 @@ impl Engine {
             done: Vec::new(),
             record: Some(Box::new(RecordBuf::new())),
             branches: Branches::default(),
+            slate: None,
             held_until_ns: None,
         }
     }
@@ -127,6 +130,7 @@ impl Engine {
         }
         busy |= self.dispatch();
         busy |= self.complete();
+        self.note_running(Running::Nothing);
         for k in 0..self.active.len() {
             let place = self.active[k];
             busy |= self.secure(place);
@@ -145,6 +149,20 @@ impl Engine {
         self.sessions.get_mut(session)?.as_mut()?.queue(queue)
     }
 
+    /// Says whose work runs from here on, beside that of the launches under way.
+    pub(crate) fn note_running(&mut self, running: Running) {
+        let launches = self.device.in_flight.iter();
+        if let Some(slate) = &mut self.slate {
+            slate.write(launches.fold(running, |all, launch| all.and(launch.running)));
+        }
+    }
+
+    fn note_session(&mut self, place: (usize, usize)) {
+        if let Some(Some(session)) = self.sessions.get(place.0) {
+            self.note_running(Running::Of(session.spec.id));
+        }
+    }
+
     // ------------------------------------------------------------------ ingest
 
     /// Takes a bounded number of records from one queue.
@@ -155,6 +173,7 @@ impl Engine {
         let Some(mut record) = self.record.take() else {
             return false;
         };
+        self.note_session(place);
         let mut taken = 0;
         while taken < RECORDS_PER_TURN {
             let Some(queue) = self.queue(place) else {
@@ -409,6 +428,7 @@ impl Engine {
                 session.wait_ns += now_ns.saturating_sub(placed.work.ready_ns);
             }
         }
+        self.note_running(running_of(&works));
         let sessions = &self.sessions;
         let launched = self.device.launch(works, |placed| {
             let session = sessions[placed.place.0]

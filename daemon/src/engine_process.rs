@@ -30,6 +30,7 @@ use crate::link::{
     EngineOrder, EngineReport, FromEngine, Link, Refused, SessionRecord, ToEngine, Totals,
 };
 use crate::sandbox::{self, Role};
+use crate::slate::Slate;
 
 /// A session's number, unique for the daemon's life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -120,6 +121,10 @@ pub enum Progress {
 
 /// What the process shell asks of an engine.
 pub trait EngineCore {
+    /// Where it says whose work it runs.
+    fn set_slate(&mut self, slate: Slate) {
+        let _ = slate;
+    }
     /// A session begins.
     fn attach(&mut self, spec: SessionSpec) -> Result<(), Refusal>;
     /// A queue of an attached session begins.
@@ -184,7 +189,7 @@ pub struct EngineStart {
 pub type MakeEngine = fn(&EngineStart) -> Result<Box<dyn EngineCore>, String>;
 
 /// How often a busy engine's process looks at its links and doorbells.
-const LOOK_EVERY: Duration = Duration::from_micros(20);
+const LOOK_EVERY: Duration = Duration::from_micros(50);
 /// How often a busy engine's thread yields, so that clients on its core come to run.
 const YIELD_EVERY: Duration = Duration::from_micros(500);
 /// The poll's clock counts milliseconds: an engine with a nearer deadline stays awake.
@@ -322,6 +327,9 @@ impl Shell {
                 let engine = (self.make)(&start)
                     .map_err(|text| anyhow::anyhow!("the engine cannot start: {text}"))?;
                 self.engine = Some(engine);
+                if let (Some(fd), Some(engine)) = (fds.pop(), &mut self.engine) {
+                    engine.set_slate(Slate::map(fd.as_fd())?);
+                }
                 self.supervisor.send(&FromEngine::Started, &[])?;
                 tracing::info!(
                     engine = number,

@@ -20,5 +20,6 @@ pub mod process;
 pub mod sandbox;
 pub mod schedule;
 pub mod session;
+pub mod slate;
 pub mod stats;
 pub mod supervisor;

@@ -57,6 +57,8 @@ pub enum ToBroker {
         epoch: u32,
         /// Why, for people.
         cause: String,
+        /// The session whose work it ran alone, where the end was its own fault.
+        blamed: Option<u64>,
         /// Whether another will follow by itself.
         restarts: bool,
     },
@@ -131,7 +133,7 @@ pub enum FromBroker {
 pub enum ToEngine {
     /// The configuration, at start and after each reload.
     Configure(Box<Config>),
-    /// Who this engine is. Comes once, after the first `Configure`.
+    /// Who this engine is. Comes once, after the first `Configure`, with its slate (see [`crate::slate`]).
     Start {
         /// Its number.
         engine: u32,

@@ -142,8 +142,13 @@ impl Daemon {
 
     /// Sends SIGKILL to the child in a role; gives its process.
     pub fn kill(&self, role: &str) -> i32 {
+        self.signal(role, Signal::SIGKILL)
+    }
+
+    /// Sends a signal to the child in a role; gives its process.
+    pub fn signal(&self, role: &str, signal: Signal) -> i32 {
         let pid = eventually("there is such a child", || self.child(role));
-        kill(Pid::from_raw(pid), Signal::SIGKILL).expect("it is a child of the daemon");
+        kill(Pid::from_raw(pid), signal).expect("it is a child of the daemon");
         pid
     }
 

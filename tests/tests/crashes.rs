@@ -7,7 +7,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use tensord_client::{Code, DType, Elementwise, Error, Meta, Session, Shape, Site, Tensor};
+use nix::sys::signal::Signal;
+use tensord_client::{
+    Code, DType, Distribution, Elementwise, Error, Meta, Session, Shape, Site, Tensor,
+};
 use tensord_tests::daemon::{Daemon, count_from_env, eventually};
 use tensord_tests::figures::figure;
 use tensord_tests::random::Random;
@@ -250,6 +253,63 @@ fn engines_killed_under_load_are_back_at_once() {
         slowest.as_millis(),
         &text,
     );
+    daemon.stop();
+}
+
+#[test]
+fn an_engine_that_fails_blames_the_session_whose_work_it_ran() {
+    let daemon = Daemon::start("blame", "");
+    let (worker, neighbour) = (daemon.session(), daemon.session());
+    let kept = neighbour.tensor(&[1.0f32; 4], &[4]).expect("uploaded");
+    kept.wait().expect("it is there");
+    let matrix = worker
+        .random(&[3072, 3072], DType::F32, Distribution::Uniform, 1)
+        .expect("random");
+    matrix.wait().expect("computed");
+    let session_of = |stat: &serde_json::Value, handles: u64| {
+        let sessions = stat["sessions"].as_array().cloned().unwrap_or_default();
+        let found = sessions
+            .into_iter()
+            .find(|session| session["handles"] == handles);
+        found.map(|session| session["id"].clone())
+    };
+    // Seconds of work, of which the engine is in the midst.
+    let mut product = matrix.clone();
+    for _ in 0..16 {
+        product = product.contract(&matrix, "ij,jk->ik").expect("it fits");
+    }
+    worker.flush().expect("submitted");
+    let id = eventually("the product runs", || {
+        let stat = daemon.stat();
+        let running = stat["sessions"]
+            .as_array()?
+            .iter()
+            .any(|session| session["requests_in_flight"].as_u64() >= Some(16));
+        running.then(|| session_of(&stat, 2)).flatten()
+    });
+    daemon.signal("engine", Signal::SIGABRT);
+    let error = product.wait().expect_err("its engine ended");
+    assert_eq!(error.code(), Code::Lost, "{error}");
+    assert!(
+        error.to_string().contains("work of this session"),
+        "{error}"
+    );
+    let error = kept.wait().expect_err("its engine ended");
+    assert_eq!(error.code(), Code::Lost, "{error}");
+    assert!(
+        !error.to_string().contains("work of this session"),
+        "{error}"
+    );
+    let end = daemon.stat()["engines"][0]["last_end"].clone();
+    assert_eq!(end["blamed_session"], id, "{end}");
+    // Nobody is blamed for what came from outside.
+    daemon.kill("engine");
+    eventually("the next epoch", || {
+        let stat = daemon.stat();
+        (stat["engines"][0]["last_end"]["epoch"] == 2).then_some(())
+    });
+    let end = daemon.stat()["engines"][0]["last_end"].clone();
+    assert!(end["blamed_session"].is_null(), "{end}");
     daemon.stop();
 }
 

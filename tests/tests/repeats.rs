@@ -71,7 +71,11 @@ fn scalars_views_and_results() {
 fn aliases(session: &Session, round: u32) -> Result<Vec<Fetched>, Error> {
     let x = data(session, round, 0)?;
     let other = data(session, round, 1)?;
-    let y = if round % 2 == 0 { x.clone() } else { other };
+    let y = if round.is_multiple_of(2) {
+        x.clone()
+    } else {
+        other
+    };
     // Handles of one value: the tensor itself, and a view of it that was made before the window.
     let view = y.slice(&[0, 0], &[1, 1], &[8, 4])?;
     session.synchronize()?;

@@ -29,8 +29,20 @@ pub(super) struct Engine {
     pub(super) pid: i32,
     /// Requests that ended with its epochs.
     pub(super) lost: u64,
+    /// How its last epoch ended, if one did.
+    pub(super) last_end: Option<End>,
     /// None between two epochs.
     link: Option<Link>,
+}
+
+/// The end of an epoch.
+#[derive(Clone, Debug)]
+pub(super) struct End {
+    pub(super) epoch: u32,
+    /// Why, for people.
+    pub(super) cause: String,
+    /// The session whose work the engine ran alone.
+    pub(super) blamed: Option<u64>,
 }
 
 impl Engine {
@@ -47,6 +59,7 @@ impl Engine {
             epoch,
             pid,
             lost: 0,
+            last_end: None,
             link: Some(link),
         }
     }
@@ -83,6 +96,7 @@ impl Broker {
         );
         if let Some(before) = self.engines.get(&number) {
             engine.lost = before.lost;
+            engine.last_end = before.last_end.clone();
         }
         self.engines.insert(number, engine);
         if self.ready {
@@ -92,14 +106,15 @@ impl Broker {
     }
 
     /// An engine ended. Who sleeps on its queues is woken at once; new segments come with the next epoch.
-    pub(super) fn engine_went(&mut self, number: u32, epoch: u32, cause: &str, restarts: bool) {
+    pub(super) fn engine_went(&mut self, number: u32, end: End, restarts: bool) {
         let Some(engine) = self
             .engines
             .get_mut(&number)
-            .filter(|engine| engine.epoch == epoch)
+            .filter(|engine| engine.epoch == end.epoch)
         else {
             return;
         };
+        engine.last_end = Some(end.clone());
         if let Some(link) = engine.link.take() {
             let _ = self.poll.registry().deregister(&mut SourceFd(&link.raw()));
         }
@@ -116,7 +131,7 @@ impl Broker {
             self.settle_tenant(tenant);
         }
         for id in self.sessions_of(number) {
-            self.lose_epoch(id, epoch, cause);
+            self.lose_epoch(id, &end);
         }
         self.stat.engine_went(number);
         self.finish_stat(false);
@@ -182,7 +197,12 @@ impl Broker {
             if !session.is_in_epoch(epoch)
                 && session.queues.iter().any(|queue| queue.segments.is_some())
             {
-                self.lose_epoch(id, epoch.saturating_sub(1), "the engine was started again");
+                let end = End {
+                    epoch: epoch.saturating_sub(1),
+                    cause: "the engine was started again".to_owned(),
+                    blamed: None,
+                };
+                self.lose_epoch(id, &end);
             }
         }
         let wanting: Vec<u64> = self
@@ -463,7 +483,7 @@ impl Broker {
     }
 
     /// An epoch is over for a session: what was lost is counted, the client is told, whoever sleeps is woken.
-    fn lose_epoch(&mut self, id: u64, epoch: u32, cause: &str) {
+    fn lose_epoch(&mut self, id: u64, end: &End) {
         let Some(session) = self.sessions.get_mut(&id) else {
             return;
         };
@@ -490,10 +510,10 @@ impl Broker {
         self.totals.lost += lost;
         if open {
             let lost = EngineLost {
-                epoch,
+                epoch: end.epoch,
                 lost,
-                blamed: false,
-                cause: cause.to_owned(),
+                blamed: end.blamed == Some(id),
+                cause: end.cause.clone(),
             };
             self.reply(id, 0, Reply::EngineLost(lost), &[]);
         }

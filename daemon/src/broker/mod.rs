@@ -34,7 +34,7 @@ use crate::limits::{Account, Charge, MESSAGES_PER_TURN};
 use crate::link::{EngineOrder, FromBroker, Link, ToBroker, Totals};
 use crate::sandbox::{self, Role};
 
-use epochs::Engine;
+use epochs::{End, Engine};
 use identity::Identity;
 use session::Session;
 use stat::StatRound;
@@ -212,9 +212,15 @@ impl Broker {
                 engine,
                 epoch,
                 cause,
+                blamed,
                 restarts,
             } => {
-                self.engine_went(engine, epoch, &cause, restarts);
+                let end = End {
+                    epoch,
+                    cause,
+                    blamed,
+                };
+                self.engine_went(engine, end, restarts);
             }
             ToBroker::Client {
                 session,

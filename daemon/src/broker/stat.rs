@@ -249,6 +249,10 @@ impl Broker {
             .or_insert_with(|| engine.device.clone().into());
         if all {
             row.insert("pid".into(), engine.pid.into());
+            let last_end = engine.last_end.as_ref().map(|end| {
+                json!({ "epoch": end.epoch, "cause": end.cause, "blamed_session": end.blamed })
+            });
+            row.insert("last_end".into(), last_end.into());
         }
         if let Value::Object(counters) = row.entry("counters").or_insert_with(|| json!({})) {
             // An engine's own losses are what it cannot count.

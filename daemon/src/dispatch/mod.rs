@@ -16,6 +16,7 @@ use tensord_shm::error::Code;
 use crate::engine_process::SessionId;
 use crate::graph::value::{Failure, State, Value};
 use crate::schedule::Work;
+use crate::slate::Running;
 use constants::Constants;
 use memory::{Block, Memory};
 use transfer::Owner;
@@ -49,6 +50,8 @@ pub struct InFlight {
     pub id: LaunchId,
     /// Its instances.
     pub works: Vec<Placed>,
+    /// Whose they are.
+    pub running: Running,
     /// Memory that it reads or writes.
     _keep: Vec<Rc<Block>>,
 }
@@ -115,6 +118,7 @@ impl Device {
         match launched {
             Ok(()) => self.in_flight.push(InFlight {
                 id,
+                running: running_of(&placed),
                 works: placed,
                 _keep: keep,
             }),
@@ -187,6 +191,13 @@ fn may_donate(value: &Rc<Value>, block: &Rc<Block>, bytes: u64, owner: Owner<'_>
         value.handles.get() == 0 && value.uses.get() == 0 && Rc::strong_count(block) == 2;
     let fits = block.bytes >= bytes && block.bytes / 2 <= bytes.max(64);
     last_use && fits && !block.is_adopted() && block.tenant == owner.0
+}
+
+/// Whose work a launch is.
+pub fn running_of(works: &[Placed]) -> Running {
+    works.iter().fold(Running::Nothing, |all, placed| {
+        all.and(Running::Of(placed.session))
+    })
 }
 
 /// The results of a work that will not run.

@@ -18,6 +18,7 @@ use crate::config::Config;
 use crate::dispatch::memory::Account;
 use crate::engine_process::{ConstantKey, EngineCore, EngineStart, Progress};
 use crate::ingest::Queue;
+use crate::slate::Slate;
 
 /// Looks at rings that take about a microsecond.
 const LOOKS: usize = 48;
@@ -93,6 +94,10 @@ impl Engine {
 }
 
 impl EngineCore for Engine {
+    fn set_slate(&mut self, slate: Slate) {
+        self.slate = Some(slate);
+    }
+
     fn attach(&mut self, spec: SessionSpec) -> Result<(), Refusal> {
         let id = spec.id;
         let limit = self.settings.tenant_device_bytes;

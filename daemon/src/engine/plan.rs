@@ -80,6 +80,7 @@ impl Engine {
     }
 
     fn plan_up_to(&mut self, place: (usize, usize), wanted: u64, now_ns: u64) -> bool {
+        self.note_session(place);
         let Some(Session {
             handles,
             queues,

@@ -22,8 +22,9 @@ use super::window::NodeOp;
 use crate::fuse::Template;
 use crate::map::Map;
 
-/// Branches in the tree before it begins anew.
-const BRANCHES_MAX: usize = 1 << 15;
+/// Branches in the tree, and words of all their keys, before it begins anew.
+const BRANCHES_MAX: usize = 1 << 14;
+const KEY_WORDS_MAX: usize = 1 << 20;
 /// Different records that may follow one branch; a further one takes the place of another.
 const CHILDREN_MAX: usize = 16;
 /// Different records that a path may begin with.
@@ -128,6 +129,7 @@ pub struct Ending {
 pub struct Branches {
     roots: Map<Box<[u64]>, Rc<Branch>>,
     count: usize,
+    key_words: usize,
     last_number: u64,
 }
 
@@ -154,11 +156,16 @@ impl Branches {
 
     /// Adds a record behind `parent`.
     pub fn add(&mut self, parent: Option<&Rc<Branch>>, key: &[u64], act: Act) -> Rc<Branch> {
-        if self.count >= BRANCHES_MAX || self.roots.len() >= ROOTS_MAX {
+        let full = self.count >= BRANCHES_MAX
+            || self.key_words + key.len() > KEY_WORDS_MAX
+            || self.roots.len() >= ROOTS_MAX;
+        if full {
             self.roots.clear();
             self.count = 0;
+            self.key_words = 0;
         }
         self.count += 1;
+        self.key_words += key.len();
         let result_bytes = match &act {
             Act::Compute { meta, .. } => Some(meta.shape.count() * meta.dtype.size() as u64),
             Act::View { .. } | Act::Note => None,

@@ -149,6 +149,16 @@ pub(super) fn cause_of(role: Role, status: ExitStatus) -> String {
     }
 }
 
+/// Did a process end by itself, and not because somebody else wanted it to?
+pub(super) fn is_own_fault(status: ExitStatus) -> bool {
+    match status.signal() {
+        Some(signal) => {
+            ![libc::SIGKILL, libc::SIGTERM, libc::SIGINT, libc::SIGHUP].contains(&signal)
+        }
+        None => !status.success(),
+    }
+}
+
 /// Two ends of a link between two children.
 pub(super) fn link_pair() -> io::Result<(OwnedFd, OwnedFd)> {
     Link::pair()

@@ -7,17 +7,21 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 use mio::Token;
 
-use super::children::{self, Restarts, Running, cause_of};
+use super::children::{self, Restarts, Running, cause_of, is_own_fault};
 use super::{FIRST_ENGINE, Supervisor, start_child, unwatch};
+use crate::engine_process::SessionId;
 use crate::limits::CONSTANTS_KEPT_MAX;
 use crate::link::{FromEngine, ToBroker, ToEngine};
 use crate::sandbox::Role;
+use crate::slate::{self, Slate};
 
 /// An engine over all its epochs.
 pub(super) struct Engine {
     pub(super) tenant: Option<u32>,
     pub(super) epoch: u32,
     pub(super) running: Option<Running>,
+    /// Whose work it runs. Without one nobody is blamed.
+    slate: Option<Slate>,
     pub(super) restarts: Restarts,
     pub(super) started: bool,
     pub(super) drained: bool,
@@ -29,6 +33,7 @@ impl Engine {
             tenant,
             epoch: 0,
             running: None,
+            slate: None,
             restarts: Restarts::default(),
             started: false,
             drained: false,
@@ -68,7 +73,16 @@ impl Supervisor {
             epoch,
             device: self.config.device.clone(),
         };
-        self.tell_engine(number, &start, &[]);
+        let slate = Slate::create()
+            .inspect_err(
+                |error| tracing::warn!(%error, "no slate for an engine: its end blames nobody"),
+            )
+            .ok();
+        let fds: Vec<_> = slate.iter().map(|(_, fd)| fd.as_fd()).collect();
+        self.tell_engine(number, &start, &fds);
+        if let Some(engine) = self.engines.get_mut(&number) {
+            engine.slate = slate.map(|(slate, _)| slate);
+        }
         let constants = std::mem::take(&mut self.constants);
         for ((owner, hash), memory) in constants
             .iter()
@@ -186,6 +200,7 @@ impl Supervisor {
             engine: number,
             epoch: engine.epoch,
             cause: "its tenant has no session".to_owned(),
+            blamed: None,
             restarts: false,
         };
         self.tell_broker(&gone, &[]);
@@ -206,11 +221,18 @@ impl Supervisor {
             };
             unwatch(&self.poll, running.link.raw());
             let cause = cause_of(Role::Engine, status);
+            let blamed = match engine.slate.take().map(|slate| slate.read()) {
+                Some(slate::Running::Of(SessionId(session))) if is_own_fault(status) => {
+                    Some(session)
+                }
+                _ => None,
+            };
             let pause = engine.restarts.died(&running);
             let epoch = engine.epoch;
             tracing::warn!(
                 engine = number,
                 epoch,
+                blamed,
                 "{cause}; the next one starts in {pause:?}"
             );
             self.tell_broker(
@@ -218,6 +240,7 @@ impl Supervisor {
                     engine: number,
                     epoch,
                     cause,
+                    blamed,
                     restarts: true,
                 },
                 &[],

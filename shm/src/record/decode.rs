@@ -191,6 +191,9 @@ pub fn frame_of(words: &[u64]) -> Option<Frame<'_>> {
         return None;
     }
     let counted = Counts(counts);
+    if counted.operands() > OPERANDS_MAX {
+        return None;
+    }
     let (operands, rest) = rest.split_at_checked(counted.operands())?;
     let (attributes, _) = rest.split_at_checked(counted.attributes())?;
     let (immediates, attributes) = attributes.split_at_checked(attribute_immediates(code))?;

@@ -307,7 +307,7 @@ impl Bench {
 fn large(config: &CpuConfig, threads: usize) {
     const COUNT: usize = 16 << 20;
     let config = CpuConfig {
-        inline_ns_max: 0,
+        inline_ns_max: Some(0),
         threads,
         ..config.clone()
     };
@@ -356,7 +356,7 @@ fn main() {
     });
     let config = CpuConfig {
         isa: level,
-        inline_ns_max: u64::MAX,
+        inline_ns_max: Some(u64::MAX),
         ..CpuConfig::default()
     };
     let backend = CpuBackend::new(config.clone()).unwrap();

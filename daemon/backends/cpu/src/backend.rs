@@ -36,8 +36,8 @@ pub struct CpuConfig {
     pub threads: usize,
     /// Memory that buffers may take in bytes.
     pub memory_bytes: u64,
-    /// Launches estimated to take longer than this go to the pool, in nanoseconds.
-    pub inline_ns_max: u64,
+    /// Launches estimated to take longer than this go to the pool, in nanoseconds. `None`: as the number of workers suggests.
+    pub inline_ns_max: Option<u64>,
     /// Memory for packed constants in bytes.
     pub packed_bytes_max: u64,
 }
@@ -48,7 +48,7 @@ impl Default for CpuConfig {
             isa: None,
             threads: 0,
             memory_bytes: 4 << 30,
-            inline_ns_max: 200_000,
+            inline_ns_max: None,
             packed_bytes_max: 1 << 30,
         }
     }
@@ -57,7 +57,12 @@ impl Default for CpuConfig {
 /// Bytes from or to memory in a nanosecond, for the first estimate of a launch's time.
 const BYTES_PER_NS: u64 = 8;
 /// Elementary operations in a nanosecond.
-const OPERATIONS_PER_NS: u64 = 8;
+const OPERATIONS_PER_NS: u64 = 16;
+
+/// What the caller's thread does itself, in nanoseconds: what several workers would hardly end sooner.
+const INLINE_NS: u64 = 200_000;
+/// The same where there is one worker, which ends nothing sooner: what may keep the caller from new requests.
+const INLINE_NS_ONE_WORKER: u64 = 20_000_000;
 
 /// The backend.
 pub struct CpuBackend {
@@ -104,7 +109,10 @@ impl CpuBackend {
             isa,
             threads,
             memory_bytes: config.memory_bytes,
-            inline_ns_max: config.inline_ns_max,
+            inline_ns_max: config.inline_ns_max.unwrap_or(match threads {
+                1 => INLINE_NS_ONE_WORKER,
+                _ => INLINE_NS,
+            }),
             clock: Clock::new(),
             memory: Memory::new(config.memory_bytes),
             cache: Cache::new(isa),

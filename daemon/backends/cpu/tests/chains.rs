@@ -282,7 +282,7 @@ fn each_operation_of_a_chain_is_rounded_for_itself() {
             let mut backend = CpuBackend::new(CpuConfig {
                 isa: Some(isa),
                 threads,
-                inline_ns_max: if threads == 1 { u64::MAX } else { 0 },
+                inline_ns_max: Some(if threads == 1 { u64::MAX } else { 0 }),
                 ..CpuConfig::default()
             })
             .unwrap();

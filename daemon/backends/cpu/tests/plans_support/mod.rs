@@ -201,7 +201,7 @@ pub fn backends() -> Vec<(String, CpuBackend)> {
             let config = CpuConfig {
                 isa: Some(isa),
                 threads,
-                inline_ns_max,
+                inline_ns_max: Some(inline_ns_max),
                 ..CpuConfig::default()
             };
             let name = format!("{isa}, {threads} threads, inline {inline_ns_max}");
