@@ -167,6 +167,10 @@ impl Engine {
 
     /// Takes a bounded number of records from one queue.
     fn ingest(&mut self, place: (usize, usize), now_ns: u64) -> bool {
+        if let Some(queue) = self.queue(place) {
+            // Before the tail: what a client let go before it began to wait is let go before its work is planned.
+            queue.demanded = queue.ends.consumer.demanded();
+        }
         if !self.may_take(place, now_ns) {
             return false;
         }

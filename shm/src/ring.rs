@@ -436,10 +436,12 @@ impl Consumer {
     }
 
     /// The timeline value that the client waits for, asleep or not: what it names is work that is wanted now. Any number
-    /// is possible. Look at it in each turn: `is_behind` is true while it is another than this last gave.
+    /// is possible. Look at it in each turn: `is_behind` is true while it is another than this last gave. Before `refresh`:
+    /// everything that was published before the demand is then seen.
     #[inline]
     pub fn demanded(&mut self) -> u64 {
-        self.demanded = self.words.header64(word::DEMANDED).load(Ordering::Relaxed);
+        // SYNC: Acquire pairs with the Release in `Reader::demand`.
+        self.demanded = self.words.header64(word::DEMANDED).load(Ordering::Acquire);
         self.demanded
     }
 

@@ -294,7 +294,9 @@ fn an_engine_that_fails_blames_the_session_whose_work_it_ran() {
         error.to_string().contains("work of this session"),
         "{error}"
     );
-    let error = kept.wait().expect_err("its engine ended");
+    let error = eventually("the neighbour hears of it", || {
+        kept.unary(Elementwise::Neg).and_then(|y| y.wait()).err()
+    });
     assert_eq!(error.code(), Code::Lost, "{error}");
     assert!(
         !error.to_string().contains("work of this session"),

@@ -33,7 +33,6 @@ impl Engine {
         let Some(queue) = self.queue(place) else {
             return 0;
         };
-        let demanded = queue.ends.consumer.demanded();
         let Some(first) = queue.first_unplanned() else {
             return 0;
         };
@@ -41,9 +40,11 @@ impl Engine {
             || queue.starved
             || draining
             || now_ns.saturating_sub(queue.news_ns) >= silence_ns(queue, quiet_ns);
-        match queue.demand.max(demanded) {
+        // Records that lie behind may let go what these make.
+        let whole = queue.ends.consumer.batch_left() == 0;
+        match queue.demand.max(queue.demanded) {
             _ if all => u64::MAX,
-            demand if demand >= first => demand,
+            demand if demand >= first && whole => demand,
             _ => 0,
         }
     }

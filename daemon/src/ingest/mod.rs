@@ -113,6 +113,8 @@ pub struct Queue {
     pub hashing: VecDeque<Hashing>,
     /// Everything up to here is wanted now.
     pub demand: u64,
+    /// So is everything up to here: what the client waits for, as last seen.
+    pub demanded: u64,
     /// The queue takes no records before this is over.
     pub waiting: Option<CrossWait>,
     /// A request that waits until a constant's content is known.
@@ -151,6 +153,7 @@ impl Queue {
             downloads: VecDeque::new(),
             hashing: VecDeque::new(),
             demand: 0,
+            demanded: 0,
             waiting: None,
             deferred: None,
             news_ns: now_ns,

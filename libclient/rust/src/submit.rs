@@ -121,10 +121,12 @@ impl Session {
                 ),
             ));
         }
-        let metas: Vec<Meta> = operands.iter().map(meta_of).collect();
-        let meta = op.infer(&metas)?;
+        let meta = infer(op, operands)?;
         let dtype = record_dtype(operands, meta)?;
         let lane = self.lane();
+        if let Some(tensor) = lane.submit_ready(op, operands, (meta, dtype), immediates, site)? {
+            return Ok(tensor);
+        }
         let mut error = None;
         for _ in 0..ATTEMPTS {
             let epoch = lane.state.epoch();
@@ -168,6 +170,20 @@ impl Session {
         }
         Err(error.unwrap_or_else(|| lane.core().lost_error(lane.state.epoch())))
     }
+}
+
+/// What an operation on these operands gives. Without an allocation for as many operands as nearly all operations have.
+fn infer(op: &Op, operands: &[Arg<'_>]) -> Result<Meta, Error> {
+    const FEW: usize = 3;
+    if operands.len() > FEW {
+        let metas: Vec<Meta> = operands.iter().map(meta_of).collect();
+        return Ok(op.infer(&metas)?);
+    }
+    let mut metas = [scalar_meta(DType::Bool); FEW];
+    for (meta, operand) in metas.iter_mut().zip(operands) {
+        *meta = meta_of(operand);
+    }
+    Ok(op.infer(&metas[..operands.len()])?)
 }
 
 /// For operands of one dtype and shape, or scalars beside one tensor: what they are. `None` leaves the decision, and the
@@ -216,6 +232,52 @@ fn record_dtype(operands: &[Arg<'_>], meta: Meta) -> Result<DType, Error> {
 }
 
 impl Lane {
+    /// Submits an operation whose tensors this queue made in this epoch, or nothing if there are others, or no room.
+    fn submit_ready(
+        self: &Arc<Self>,
+        op: &Op,
+        operands: &[Arg<'_>],
+        (meta, dtype): (Meta, DType),
+        immediates: [Scalar; 2],
+        site: Site,
+    ) -> Result<Option<Tensor>, Error> {
+        let epoch = self.state.epoch();
+        let mut words = [0u64; OPERANDS_MAX];
+        let mut mask = 0;
+        for (k, (operand, word)) in operands.iter().zip(&mut words).enumerate() {
+            *word = match operand {
+                Operand::Tensor(tensor) if tensor.is_ready_on(self, epoch) => tensor.handle_word(),
+                Operand::Tensor(_) => return Ok(None),
+                Operand::Immediate(_, scalar) => {
+                    mask |= 1 << k;
+                    scalar.0
+                }
+            };
+        }
+        let mut ring = self.lock()?;
+        if ring.epoch != epoch {
+            return Ok(None);
+        }
+        let out = self.name(&mut ring)?;
+        let mut encoder = ring.encoder.take().unwrap_or_default();
+        let operands = (&words[..operands.len()], mask);
+        let encoded = encoder.operation(op, (out, dtype), operands, &immediates, site.0);
+        let value = encoded.map(|()| ring.commit(&mut encoder, opcode_of(op)));
+        ring.encoder = Some(encoder);
+        match value {
+            Ok(Ok(value)) => {
+                drop(ring);
+                let mark = Mark { epoch, value };
+                Ok(Some(Tensor::like(self, out, mark, &meta, meta.dtype)))
+            }
+            // The slower way waits for room, or says what is too long.
+            Ok(Err(_)) | Err(_) => {
+                ring.give_free(out);
+                Ok(None)
+            }
+        }
+    }
+
     /// Pushes a request that makes a tensor, waiting where the ring is full.
     pub(crate) fn define(
         self: &Arc<Self>,

@@ -299,11 +299,12 @@ impl Reader {
     /// spins in a loop of his own calls `Doorbell::demand` first.
     #[inline]
     pub fn demand(&self, submission: &SubmissionMapMut, value: u64) {
-        // SYNC: against a parking engine by the fence in `Doorbell::ring_if_parked`, which follows.
+        // SYNC: Release pairs with the Acquire in `Consumer::demanded`: who sees the demand sees the tail that was published before
+        // it. Against a parking engine by the fence in `Doorbell::ring_if_parked`, which follows.
         submission
             .words
             .header64(submission_word::DEMANDED)
-            .store(value, Ordering::Relaxed);
+            .store(value, Ordering::Release);
     }
 
     fn arm(&self, submission: &SubmissionMapMut, wanted: u64, how: u32) -> Option<Waited> {

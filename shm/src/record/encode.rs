@@ -5,11 +5,11 @@
 
 use thiserror::Error;
 
-use super::{Compute, FLAG_CONSTANT, FLAG_URGENCY, Region, Request, Urgency, WORDS_MAX, opcode};
-use crate::dtype::DType;
+use super::{FLAG_CONSTANT, FLAG_URGENCY, Region, Request, Urgency, WORDS_MAX, opcode};
+use crate::dtype::{DType, Scalar};
 use crate::elementwise::Elementwise;
 use crate::handle::Handle;
-use crate::op::{Meta, Op, Operand};
+use crate::op::{Meta, OPERANDS_MAX, Op, Operand};
 
 /// Builds one record in a private buffer.
 #[derive(Debug)]
@@ -106,7 +106,22 @@ impl Encoder {
             Request::NoOp => self.begin(opcode::NOOP, site, 0, 0),
             Request::Release => self.begin(opcode::RELEASE, site, 0, 0),
             Request::Flush => self.begin(opcode::FLUSH, site, 0, 0),
-            Request::Compute(compute) => self.compute(compute, site)?,
+            Request::Compute(compute) => {
+                let mut words = [0u64; OPERANDS_MAX];
+                let mut mask = 0;
+                for (k, operand) in compute.operands().iter().enumerate() {
+                    words[k] = match operand {
+                        Operand::Tensor(handle) => handle.wire(),
+                        Operand::Immediate(_, scalar) => {
+                            mask |= 1 << k;
+                            scalar.0
+                        }
+                    };
+                }
+                let operands = (&words[..compute.operands().len()], mask);
+                let result = (compute.out, compute.dtype);
+                return self.operation(&compute.op, result, operands, &compute.immediates, site);
+            }
             Request::UploadInline {
                 out,
                 meta,
@@ -180,24 +195,30 @@ impl Encoder {
         self.word(region.len)
     }
 
-    fn compute(&mut self, compute: &Compute, site: u32) -> Result<(), TooLong> {
-        self.begin(opcode_of(&compute.op), site, 0, compute.out.wire());
-        let mut mask = 0u64;
-        for (k, operand) in compute.operands().iter().enumerate() {
-            match operand {
-                Operand::Tensor(handle) => self.word(handle.wire())?,
-                Operand::Immediate(_, scalar) => {
-                    mask |= 1 << k;
-                    self.word(scalar.0)?;
-                }
-            }
-        }
-        self.words[2] |= u64::from(compute.operand_count) << 8 | mask << 32;
+    /// Encodes an operation on tensors without building a [`super::Compute`]: what [`Encoder::request`] would write for it. Operands are
+    /// handles' wire words, or immediates where the mask has their bit; `out` with the dtype of the immediates.
+    pub fn operation(
+        &mut self,
+        op: &Op,
+        (out, dtype): (Handle, DType),
+        (operands, immediate_mask): (&[u64], u32),
+        immediates: &[Scalar; 2],
+        site: u32,
+    ) -> Result<(), TooLong> {
+        self.begin(opcode_of(op), site, 0, out.wire());
+        operands.iter().try_for_each(|&word| self.word(word))?;
+        self.words[2] |= (operands.len() as u64) << 8 | u64::from(immediate_mask) << 32;
         self.attributes_from = self.len;
-        for k in 0..compute.op.attribute_immediates() {
-            self.word(compute.immediates[k].0)?;
+        for immediate in &immediates[..op.attribute_immediates()] {
+            self.word(immediate.0)?;
         }
-        match &compute.op {
+        self.attributes(op, dtype)?;
+        self.seal_attributes();
+        Ok(())
+    }
+
+    fn attributes(&mut self, op: &Op, dtype: DType) -> Result<(), TooLong> {
+        match op {
             Op::Full(meta) => return self.meta(*meta),
             Op::Iota { meta, axis } => {
                 self.meta(*meta)?;
@@ -207,9 +228,9 @@ impl Encoder {
                 self.meta(*meta)?;
                 return self.word(*distribution as u64);
             }
-            _ => self.set_dtype(compute.dtype),
+            _ => self.set_dtype(dtype),
         }
-        match &compute.op {
+        match op {
             Op::Cast(to) => self.word(u64::from(to.wire())),
             Op::Reduce { kind, axes, keep } => {
                 self.word(*kind as u64 | u64::from(axes.0) << 8 | u64::from(*keep) << 24)
