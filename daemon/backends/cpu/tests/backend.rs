@@ -98,7 +98,7 @@ fn floats(backend: &mut CpuBackend, buffer: BufferId, n: u64) -> Vec<f32> {
 fn config(inline_ns_max: u64) -> CpuConfig {
     CpuConfig {
         threads: 2,
-        inline_ns_max,
+        inline_ns_max: Some(inline_ns_max),
         memory_bytes: 64 << 20,
         ..CpuConfig::default()
     }
