@@ -402,10 +402,9 @@ impl Consumer {
                 continue;
             }
             let lines = self.words.lines(slot as usize, slots as usize);
-            for (line, to) in lines.iter().zip(record.words.chunks_exact_mut(SLOT_WORDS)) {
-                for (from, to) in line.iter().zip(to) {
-                    *to = from.load(Ordering::Relaxed);
-                }
+            let (copies, _) = record.words.as_chunks_mut::<SLOT_WORDS>();
+            for (line, copy) in lines.iter().zip(copies) {
+                *copy = std::array::from_fn(|word| line[word].load(Ordering::Relaxed));
             }
             // Word 0 was loaded again above with its line: the value that was checked is the one that counts.
             record.words[0] = header;

@@ -26,6 +26,12 @@ pub(super) fn silence_ns(queue: &Queue, quiet_ns: u64) -> u64 {
     quiet_ns + queue.largest_bytes() / BYTES_PER_NS
 }
 
+/// Is a queue's trace worth a launch even if nobody waits for it?
+#[inline]
+pub(super) fn is_full(queue: &Queue) -> bool {
+    queue.trace.operations() >= LAUNCH_WORTH || queue.trace.len() >= STEPS_MAX
+}
+
 impl Engine {
     /// The timeline value up to which a queue's operations are wanted now; 0 if nothing is.
     fn wanted(&mut self, place: (usize, usize), now_ns: u64) -> u64 {
@@ -61,7 +67,7 @@ impl Engine {
         let Some(queue) = queues.get_mut(place.1).and_then(Option::as_mut) else {
             return;
         };
-        if queue.trace.operations() < LAUNCH_WORTH && queue.trace.len() < STEPS_MAX {
+        if !is_full(queue) {
             return;
         }
         queue

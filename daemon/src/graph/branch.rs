@@ -10,7 +10,7 @@
 //! The tree is bounded whatever clients send: a branch has few children, and a tree with too many branches begins anew. Who is
 //! on a path keeps it.
 
-use std::cell::RefCell;
+use std::cell::{Ref, RefCell};
 use std::rc::Rc;
 
 use tensord_shm::dtype::{DType, Scalar};
@@ -18,6 +18,7 @@ use tensord_shm::layout::Layout;
 use tensord_shm::op::Meta;
 
 use super::handles::Place;
+use super::trace::Pattern;
 use super::window::NodeOp;
 use crate::fuse::Template;
 use crate::map::Map;
@@ -73,6 +74,8 @@ pub enum Act {
 pub struct Branch {
     key: Box<[u64]>,
     children: RefCell<Vec<Rc<Branch>>>,
+    /// How such a record last lay in the ring.
+    pattern: RefCell<Option<Box<Pattern>>>,
     /// Bytes of the result, where it computes one.
     pub result_bytes: Option<u64>,
     ending: RefCell<Option<Rc<Ending>>>,
@@ -87,6 +90,28 @@ impl Branch {
             Act::Compute { meta, .. } | Act::View { meta, .. } => Some(meta),
             Act::Note => None,
         }
+    }
+
+    /// What may follow, as far as it was seen.
+    #[inline]
+    pub fn children(&self) -> Ref<'_, Vec<Rc<Branch>>> {
+        self.children.borrow()
+    }
+
+    /// What all such records have in common, in the form in which keys are compared.
+    pub fn key(&self) -> &[u64] {
+        &self.key
+    }
+
+    /// How such a record last lay in the ring.
+    #[inline]
+    pub fn pattern(&self) -> Ref<'_, Option<Box<Pattern>>> {
+        self.pattern.borrow()
+    }
+
+    /// Notes how such a record lay in the ring.
+    pub fn set_pattern(&self, pattern: Pattern) {
+        *self.pattern.borrow_mut() = Some(Box::new(pattern));
     }
 
     /// What is known of a window that ends here.
@@ -175,6 +200,7 @@ impl Branches {
             result_bytes,
             act: Box::new(act),
             children: RefCell::default(),
+            pattern: RefCell::default(),
             ending: RefCell::default(),
         });
         match parent {

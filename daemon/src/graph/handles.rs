@@ -11,13 +11,41 @@ use tensord_shm::handle::Handle;
 
 use super::value::{Binding, Value};
 
-/// What a trace noted at a handle, so that it knows it again: which trace, and what it is there.
+/// What a trace noted at a handle, so that it knows it again: which trace, and what it is there. In one word, as it is written and
+/// compared for each record: trace number (47 bits) | is it a step (1) | number of the place (16).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Mark {
+pub struct Mark(u64);
+
+/// Numbers of places, of steps as of outside tensors, are below this.
+pub const PLACES_MAX: usize = 1 << 16;
+
+impl Mark {
+    /// A place in a trace. The number 0 is no trace's.
+    #[inline(always)]
+    pub fn new(trace: u64, place: Place) -> Mark {
+        let (step, number) = match place {
+            Place::Step(number) => (1, number),
+            Place::External(number) => (0, number),
+        };
+        debug_assert!((number as usize) < PLACES_MAX, "a trace is short");
+        Mark(trace << 17 | step << 16 | u64::from(number as u16))
+    }
+
     /// The trace's number; 0 is none.
-    pub trace: u64,
+    #[inline]
+    pub fn trace(self) -> u64 {
+        self.0 >> 17
+    }
+
     /// The handle's place in it.
-    pub place: Place,
+    #[inline]
+    pub fn place(self) -> Place {
+        let number = u32::from(self.0 as u16);
+        match self.0 >> 16 & 1 {
+            1 => Place::Step(number),
+            _ => Place::External(number),
+        }
+    }
 }
 
 /// A handle's place in a trace.
@@ -27,12 +55,6 @@ pub enum Place {
     Step(u32),
     /// Bound before the trace began: its operand of this number.
     External(u32),
-}
-
-impl Default for Place {
-    fn default() -> Place {
-        Place::External(0)
-    }
 }
 
 #[derive(Default)]
@@ -104,6 +126,15 @@ impl Handles {
         (!matches!(slot.state, State::Free)).then_some(slot.mark)
     }
 
+    /// Does the handle of this word name something, with this note? The note is a trace's, not the empty one.
+    #[inline(always)]
+    pub fn is_marked(&self, word: u64, mark: Mark) -> bool {
+        // A slot that is let go or bound anew has no note.
+        self.slots
+            .get(word as u32 as usize)
+            .is_some_and(|slot| slot.generation == (word >> 32) as u32 && slot.mark == mark)
+    }
+
     /// Notes something at a handle.
     pub fn set_mark(&mut self, handle: Handle, mark: Mark) {
         if let Some(slot) = self.slot_mut(handle) {
@@ -131,28 +162,28 @@ impl Handles {
     /// Binds a handle that [`Handles::check_free`] allowed.
     pub fn bind(&mut self, handle: Handle, binding: Binding) {
         binding.value.handles.set(binding.value.handles.get() + 1);
-        self.put(handle, Mark::default(), State::Bound(binding));
+        let slot = self.occupy(handle, Mark::default());
+        slot.state = State::Bound(binding);
     }
 
     /// Promises a handle that [`Handles::check_free`] allowed to a step of a trace.
     #[inline]
     pub fn promise(&mut self, handle: Handle, mark: Mark) {
-        self.put(handle, mark, State::Promised);
+        // A state that is put together elsewhere is read before it has arrived.
+        self.occupy(handle, mark).state = State::Promised;
     }
 
     #[inline(always)]
-    fn put(&mut self, handle: Handle, mark: Mark, state: State) {
+    fn occupy(&mut self, handle: Handle, mark: Mark) -> &mut Slot {
         let index = handle.index as usize;
         if index >= self.slots.len() {
             self.grow(index);
         }
         self.bound += 1;
-        // Word by word: a slot put together elsewhere is read before it has arrived.
         let slot = &mut self.slots[index];
         slot.generation = handle.generation;
-        slot.mark.trace = mark.trace;
-        slot.mark.place = mark.place;
-        slot.state = state;
+        slot.mark = mark;
+        slot
     }
 
     #[cold]
@@ -178,11 +209,12 @@ impl Handles {
     pub fn release(&mut self, handle: Handle) -> Result<(), Code> {
         let slot = self.slot_mut(handle).ok_or(Code::BadHandle)?;
         slot.mark = Mark::default();
-        match std::mem::take(&mut slot.state) {
+        match &slot.state {
             State::Free => return Err(Code::BadHandle),
             State::Bound(binding) => unname(&binding.value),
             State::Promised => {}
         }
+        slot.state = State::Free;
         self.bound -= 1;
         Ok(())
     }
@@ -241,10 +273,7 @@ mod tests {
     #[test]
     fn a_promise_names_nothing_until_it_is_kept() {
         let mut handles = Handles::new(8);
-        let mark = Mark {
-            trace: 7,
-            place: Place::Step(2),
-        };
+        let mark = Mark::new(7, Place::Step(2));
         handles.promise(handle(3, 1), mark);
         assert_eq!(handles.bound(), 1);
         assert_eq!(handles.mark(handle(3, 1)), Some(mark));

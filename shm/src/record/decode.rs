@@ -168,14 +168,22 @@ pub struct Frame<'a> {
 }
 
 impl Frame<'_> {
-    /// The immediate operand at a position, as [`decode`] gives it.
-    pub fn operand_scalar(&self, position: usize, word: u64) -> Scalar {
-        Scalar(word).truncated(operand_dtype(self.opcode, self.dtype, position))
+    /// Is the operand at a position an immediate?
+    #[inline]
+    pub fn is_immediate(&self, position: usize) -> bool {
+        self.immediate_mask >> position & 1 == 1
     }
 
-    /// A scalar among the attributes, as [`decode`] gives it.
-    pub fn attribute_scalar(&self, word: u64) -> Scalar {
-        attribute_scalar(self.opcode, self.dtype, word)
+    /// Dtype of an immediate operand: the request's, but for the condition of a select.
+    #[inline]
+    pub fn operand_dtype(&self, position: usize) -> DType {
+        operand_dtype(self.opcode, self.dtype, position)
+    }
+
+    /// Dtype of scalars among the attributes.
+    #[inline]
+    pub fn attribute_dtype(&self) -> DType {
+        attribute_dtype(self.opcode, self.dtype)
     }
 }
 
@@ -240,11 +248,11 @@ fn attribute_immediates(opcode: u16) -> usize {
     }
 }
 
-fn attribute_scalar(opcode: u16, dtype: DType, word: u64) -> Scalar {
+fn attribute_dtype(opcode: u16, dtype: DType) -> DType {
     // The key of `random` is no element of the result: all its bits count.
     match opcode {
-        opcode::RANDOM => Scalar(word),
-        _ => Scalar(word).truncated(dtype),
+        opcode::RANDOM => DType::U64,
+        _ => dtype,
     }
 }
 
@@ -420,7 +428,7 @@ fn decode_compute(
     }
     let mut immediates = [Scalar(0); 2];
     for immediate in &mut immediates[..attribute_immediates(code)] {
-        *immediate = attribute_scalar(code, kind, reader.word()?);
+        *immediate = Scalar(reader.word()?).truncated(attribute_dtype(code, kind));
     }
     let op = decode_op(code, kind, reader)?;
     Ok(Compute {

@@ -32,6 +32,8 @@ use crate::op::{Meta, OPERANDS_MAX, Op, Operand};
 pub const WORDS_MAX: usize = 128;
 /// Words of the shortest record.
 pub const WORDS_MIN: usize = 8;
+/// Words before the operands.
+pub const FRAME_WORDS: usize = 3;
 /// Most bytes of a value inside a record.
 pub const INLINE_BYTES_MAX: usize = 800;
 

@@ -9,6 +9,7 @@
 //! A trace is exactly what the window would be: a step's handle is promised in the table as long as the client may use it. While a trace has
 //! steps the window is empty. Whatever the trace does not understand expands it first, so that order is kept.
 
+mod pattern;
 mod plan;
 
 use std::rc::Rc;
@@ -22,10 +23,11 @@ use tensord_shm::record::{
 };
 
 use crate::graph::branch::{Act, Arg, Branch, Branches};
-use crate::graph::handles::{Handles, Mark, Place};
+use crate::graph::handles::{Handles, Mark, PLACES_MAX, Place};
 use crate::graph::value::{Binding, Value};
 use crate::graph::window::NodeOp;
 
+pub use pattern::Pattern;
 pub use plan::{Lesson, Replay};
 
 /// Tags of a key's words.
@@ -35,22 +37,28 @@ const FIRST_SEEN: u64 = 3 << 60;
 const RELEASED: u64 = 4 << 60;
 const READ: u64 = 5 << 60;
 
-/// The records accepted, column by column: a row put together elsewhere would be read before it has arrived.
+/// The records accepted. What recognising reads stands by itself.
 #[derive(Default)]
 struct Steps {
     branches: Vec<Rc<Branch>>,
-    /// What each binds; generation 0, which is no handle, where it only takes note.
-    outs: Vec<Handle>,
-    numbers: Vec<u64>,
-    sites: Vec<u32>,
-    /// The first scalar of each.
-    scalars_from: Vec<u32>,
-    /// Results that somebody has asked for already.
+    rows: Vec<Row>,
+    /// Results that somebody has asked for already, of the first so many steps.
     values: Vec<Option<Rc<Value>>>,
 }
 
+/// What is a record's own and not its branch's.
+struct Row {
+    /// What it binds; generation 0, which is no handle, where it only takes note.
+    out: Handle,
+    /// Timeline value.
+    number: u64,
+    site: u32,
+    /// Its first scalar.
+    scalars_from: u32,
+}
+
 impl Steps {
-    #[inline]
+    #[inline(always)]
     fn push(
         &mut self,
         branch: Rc<Branch>,
@@ -59,11 +67,12 @@ impl Steps {
         scalars_from: u32,
     ) {
         self.branches.push(branch);
-        self.outs.push(out);
-        self.numbers.push(number);
-        self.sites.push(site);
-        self.scalars_from.push(scalars_from);
-        self.values.push(None);
+        self.rows.push(Row {
+            out,
+            number,
+            site,
+            scalars_from,
+        });
     }
 
     #[inline]
@@ -71,12 +80,17 @@ impl Steps {
         self.branches.len()
     }
 
+    /// The place of a step's result.
+    fn value_mut(&mut self, step: usize) -> &mut Option<Rc<Value>> {
+        if self.values.len() <= step {
+            self.values.resize(step + 1, None);
+        }
+        &mut self.values[step]
+    }
+
     fn clear(&mut self) {
         self.branches.clear();
-        self.outs.clear();
-        self.numbers.clear();
-        self.sites.clear();
-        self.scalars_from.clear();
+        self.rows.clear();
         self.values.clear();
     }
 }
@@ -95,6 +109,12 @@ impl External {
         self.view
             .as_ref()
             .map_or_else(|| Layout::contiguous(self.value.meta.shape), |view| **view)
+    }
+
+    /// Words that describe it in a key.
+    fn description_words(&self) -> u16 {
+        let view = self.view.as_ref().map(|view| 1 + 2 * view.shape.rank());
+        (1 + self.value.meta.shape.rank() + view.unwrap_or(0)) as u16
     }
 }
 
@@ -160,7 +180,7 @@ impl Trace {
 
     /// Is it this trace that has promised the handle, or made it?
     pub fn made(&self, mark: Mark) -> bool {
-        !self.is_empty() && mark.trace == self.number && matches!(mark.place, Place::Step(_))
+        !self.is_empty() && mark.trace() == self.number && matches!(mark.place(), Place::Step(_))
     }
 
     // ------------------------------------------------------------------ accept
@@ -173,7 +193,7 @@ impl Trace {
         words: &[u64],
         (number, site): (u64, u32),
     ) -> Accepted {
-        let Some(frame) = frame_of(words) else {
+        let Some(frame) = frame_of(words).filter(|_| self.steps.len() < PLACES_MAX) else {
             return Accepted::Strange;
         };
         if handles.check_free(frame.out).is_err() {
@@ -182,7 +202,7 @@ impl Trace {
         if self.steps.len() == 0 {
             self.number = branches.number();
         }
-        let before = (self.externals.len(), self.scalars.len());
+        let before = self.extent();
         let branch = match self.describe(handles, &frame, words) {
             None => None,
             Some(()) => branches
@@ -190,17 +210,41 @@ impl Trace {
                 .or_else(|| self.learn(branches, handles, &frame, words)),
         };
         let Some(branch) = branch else {
-            for external in self.externals.drain(before.0..) {
-                external.value.drop_use();
-            }
-            self.scalars.truncate(before.1);
+            self.undo(before);
             return Accepted::Strange;
         };
-        let mark = Mark {
-            trace: self.number,
-            place: Place::Step(self.steps.len() as u32),
-        };
-        handles.promise(frame.out, mark);
+        if !self.is_empty() {
+            branch.set_pattern(self.pattern(handles, &frame, words, before));
+        }
+        self.take(handles, branch, (frame.out, words), (number, site), before)
+    }
+
+    /// Externals and scalars so far.
+    #[inline]
+    fn extent(&self) -> (usize, usize) {
+        (self.externals.len(), self.scalars.len())
+    }
+
+    /// Forgets externals and scalars from there on.
+    fn undo(&mut self, (externals, scalars): (usize, usize)) {
+        for external in self.externals.drain(externals..) {
+            external.value.drop_use();
+        }
+        self.scalars.truncate(scalars);
+    }
+
+    /// Makes a record whose branch is known the next step.
+    #[inline(always)]
+    fn take(
+        &mut self,
+        handles: &mut Handles,
+        branch: Rc<Branch>,
+        (out, words): (Handle, &[u64]),
+        (number, site): (u64, u32),
+        before: (usize, usize),
+    ) -> Accepted {
+        let place = Place::Step(self.steps.len() as u32);
+        handles.promise(out, Mark::new(self.number, place));
         for handle in released_by(words) {
             // A release of nothing is no fault of the operation's.
             let _ = handles.release(handle);
@@ -218,7 +262,7 @@ impl Trace {
             None => Accepted::Viewed,
         };
         self.steps
-            .push(branch, frame.out, (number, site), before.1 as u32);
+            .push(branch, out, (number, site), before.1 as u32);
         accepted
     }
 
@@ -233,35 +277,37 @@ impl Trace {
         self.key.push(u64::from(frame.opcode));
         self.key.push(frame.counts);
         for (position, &word) in frame.operands.iter().enumerate() {
-            if frame.immediate_mask >> position & 1 == 1 {
-                self.scalars.push(frame.operand_scalar(position, word));
+            if frame.is_immediate(position) {
+                let dtype = frame.operand_dtype(position);
+                self.scalars.push(Scalar(word).truncated(dtype));
                 continue;
             }
             let handle = Handle::from_wire(word)?;
             let mark = handles.mark(handle)?;
-            match mark.place {
-                Place::Step(step) if mark.trace == self.number => {
+            match mark.place() {
+                Place::Step(step) if mark.trace() == self.number => {
                     self.key.push(STEP | u64::from(step));
                 }
                 // Promised by another queue of the session.
                 Place::Step(_) => return None,
-                Place::External(e) if mark.trace == self.number && self.knows(e, handle) => {
+                Place::External(e) if mark.trace() == self.number && self.knows(e, handle) => {
                     self.key.push(EXTERNAL | u64::from(e));
                 }
                 Place::External(_) => self.describe_external(handles, handle)?,
             }
         }
+        let dtype = frame.attribute_dtype();
         let scalars = frame.immediates.iter();
         self.scalars
-            .extend(scalars.map(|&word| frame.attribute_scalar(word)));
+            .extend(scalars.map(|&word| Scalar(word).truncated(dtype)));
         self.key.extend_from_slice(frame.attributes);
         for handle in released_by(words) {
             let step = if handle == frame.out {
                 self.steps.len() as u32
             } else {
                 match handles.mark(handle) {
-                    Some(mark) => match mark.place {
-                        Place::Step(step) if mark.trace == self.number => step,
+                    Some(mark) => match mark.place() {
+                        Place::Step(step) if mark.trace() == self.number => step,
                         Place::Step(_) => return None,
                         Place::External(_) => continue,
                     },
@@ -281,7 +327,10 @@ impl Trace {
 
     fn describe_external(&mut self, handles: &mut Handles, handle: Handle) -> Option<()> {
         let Binding { value, view } = handles.get(handle).ok()?.clone();
-        if value.failure().is_some() || value.building().is_some() {
+        if value.failure().is_some()
+            || value.building().is_some()
+            || self.externals.len() >= PLACES_MAX
+        {
             return None;
         }
         let index = self.externals.len() as u32;
@@ -316,11 +365,8 @@ impl Trace {
             view,
             alias,
         });
-        let mark = Mark {
-            trace: self.number,
-            place: Place::External(index),
-        };
-        handles.set_mark(handle, mark);
+        let place = Place::External(index);
+        handles.set_mark(handle, Mark::new(self.number, place));
         Some(())
     }
 
@@ -350,7 +396,7 @@ impl Trace {
                     args.push(Arg::Immediate(dtype));
                 }
                 Operand::Tensor(handle) => {
-                    let place = handles.mark(handle)?.place;
+                    let place = handles.mark(handle)?.place();
                     metas.push(self.meta(place)?);
                     args.push(Arg::Tensor(place));
                 }
@@ -429,7 +475,7 @@ impl Trace {
         self.key.clear();
         for handle in released_by(words) {
             if let Some(mark) = handles.mark(handle).filter(|mark| self.made(*mark))
-                && let Place::Step(step) = mark.place
+                && let Place::Step(step) = mark.place()
                 && !kept.contains(&handle.wire())
             {
                 self.key.push(RELEASED | u64::from(step));
@@ -467,11 +513,8 @@ impl Trace {
         handle: Handle,
         queue: u32,
     ) {
-        let Some(Mark {
-            place: Place::Step(step),
-            ..
-        }) = handles.mark(handle).filter(|mark| self.made(*mark))
-        else {
+        let mark = handles.mark(handle).filter(|mark| self.made(*mark));
+        let Some(Place::Step(step)) = mark.map(Mark::place) else {
             return;
         };
         self.key.clear();

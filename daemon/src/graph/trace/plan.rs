@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use tensord_shm::dtype::Scalar;
 
-use super::Trace;
+use super::{Row, Trace};
 use crate::fuse::{ImmediateSource, Template};
 use crate::graph::branch::{Act, Arg, Branch, Ending, ScalarSource};
 use crate::graph::handles::{Handles, Mark, Place};
@@ -30,10 +30,11 @@ pub struct Replay {
 impl Trace {
     /// The value that a step computes.
     fn value(&mut self, step: u32, queue: u32) -> Option<Rc<Value>> {
-        let Act::Compute { meta, .. } = &*self.steps.branches.get(step as usize)?.act else {
+        let branch = Rc::clone(self.steps.branches.get(step as usize)?);
+        let Act::Compute { meta, .. } = &*branch.act else {
             return None;
         };
-        let value = self.steps.values[step as usize].get_or_insert_with(|| {
+        let value = self.steps.value_mut(step as usize).get_or_insert_with(|| {
             let value = Value::new(*meta, State::Waiting);
             value.queue.set(queue);
             value
@@ -84,10 +85,10 @@ impl Trace {
             ScalarSource::At(k) => self.scalars.get(k as usize).copied().unwrap_or(Scalar(0)),
         };
         let inputs = ending.inputs.iter();
-        let steps = self.steps.branches.iter().zip(&self.steps.numbers);
-        let requests = steps
-            .zip(&self.steps.sites)
-            .filter(|((branch, _), _)| branch.result_bytes.is_some());
+        let mut requests = Vec::with_capacity(self.operations);
+        let steps = self.steps.branches.iter().zip(&self.steps.rows);
+        let computing = steps.filter(|(branch, _)| branch.result_bytes.is_some());
+        requests.extend(computing.map(|(_, row)| (row.number, row.site)));
         let replay = Replay {
             template: Rc::clone(&ending.template),
             immediates: ending.scalars.iter().map(scalar).collect(),
@@ -95,9 +96,7 @@ impl Trace {
                 .map(|&e| Rc::clone(&self.externals[e as usize].value))
                 .collect(),
             outputs,
-            requests: requests
-                .map(|((_, &number), &site)| (number, site))
-                .collect(),
+            requests,
             first_number: self.first,
         };
         self.clear();
@@ -106,7 +105,7 @@ impl Trace {
 
     /// Binds what a step has promised, for good.
     fn keep(&mut self, handles: &mut Handles, step: u32, queue: u32) {
-        let out = self.steps.outs[step as usize];
+        let out = self.steps.rows[step as usize].out;
         if let Some(binding) = self.binding(step, queue) {
             handles.keep_promise(out, binding);
             handles.set_mark(out, Mark::default());
@@ -135,8 +134,12 @@ impl Trace {
         for step in 0..self.steps.len() as u32 {
             let at = step as usize;
             let branch = Rc::clone(&self.steps.branches[at]);
-            let about = (self.steps.numbers[at], self.steps.sites[at]);
-            let scalars_from = self.steps.scalars_from[at];
+            let Row {
+                out,
+                number,
+                site,
+                scalars_from,
+            } = self.steps.rows[at];
             if let Act::Compute {
                 op,
                 args,
@@ -168,10 +171,16 @@ impl Trace {
                 {
                     *immediate = scalar;
                 }
-                window.push(op.clone(), value, args, (attributes, immediates), about);
+                window.push(
+                    op.clone(),
+                    value,
+                    args,
+                    (attributes, immediates),
+                    (number, site),
+                );
                 lesson.steps.push((step, scalars_from));
             }
-            let mark = handles.mark(self.steps.outs[at]);
+            let mark = handles.mark(out);
             if mark.is_some_and(|mark| self.made(mark)) {
                 self.keep(handles, step, queue);
                 lesson.alive.push(step);

@@ -1,0 +1,199 @@
+//! A record recognised as it lies in the ring, word for word, behind a branch that has seen one like it.
+//!
+//! A key says what two records have in common whatever their handles are; making one takes several times as long as reading the record.
+//! A pattern says, for each word of a record that had a certain key, what the word has to be so that the record has this key again.
+//! It is a shortcut: whatever does not fit is described and looked up by its key.
+
+use std::rc::Rc;
+
+use tensord_shm::dtype::{DType, Scalar};
+use tensord_shm::handle::Handle;
+use tensord_shm::record::{FRAME_WORDS, Frame, releases_of};
+
+use super::{Accepted, Trace};
+use crate::graph::branch::Branch;
+use crate::graph::handles::{Handles, Mark, PLACES_MAX, Place};
+
+/// What one word of a record has to be.
+#[derive(Clone, Copy, Debug)]
+enum Want {
+    /// This word.
+    Same(u64),
+    /// Any scalar of this dtype.
+    Scalar(DType),
+    /// A handle known to the trace: as an operand, or to be let go.
+    Known(Place),
+    /// A handle of a tensor that the trace has not read yet, described in the key by so many words from a position on.
+    New(u16, u16),
+    /// A handle to be let go, or no handle, that is not of the trace's making.
+    Foreign,
+    /// The name of the record's own result.
+    Own,
+}
+
+/// See the file's head.
+#[derive(Debug)]
+pub struct Pattern {
+    /// Length, flags and opcode.
+    head: u32,
+    /// Dtype and the number of words of each kind.
+    counts: u64,
+    /// The words behind these.
+    body: Box<[Want]>,
+}
+
+impl Trace {
+    /// How a record lies that was just described, with the trace's externals before it.
+    pub(super) fn pattern(
+        &self,
+        handles: &Handles,
+        frame: &Frame<'_>,
+        words: &[u64],
+        (externals_before, _): (usize, usize),
+    ) -> Pattern {
+        let mut body = Vec::with_capacity(words.len());
+        // Behind opcode and counts.
+        let mut at = 2;
+        // Outside tensors are numbered in the order in which they are first named.
+        let mut next = externals_before;
+        for (position, &word) in frame.operands.iter().enumerate() {
+            if frame.is_immediate(position) {
+                body.push(Want::Scalar(frame.operand_dtype(position)));
+                continue;
+            }
+            let mark = Handle::from_wire(word).and_then(|handle| handles.mark(handle));
+            let place = mark.unwrap_or_default().place();
+            if place == Place::External(next as u32) {
+                let len = self.externals[next].description_words();
+                body.push(Want::New(at, len));
+                at += len;
+                next += 1;
+            } else {
+                body.push(Want::Known(place));
+                at += 1;
+            }
+        }
+        let dtype = frame.attribute_dtype();
+        body.extend(frame.immediates.iter().map(|_| Want::Scalar(dtype)));
+        body.extend(frame.attributes.iter().map(|&word| Want::Same(word)));
+        body.extend(releases_of(words).iter().map(|&word| {
+            let handle = Handle::from_wire(word);
+            match handle.and_then(|handle| handles.mark(handle)) {
+                Some(mark) if self.made(mark) => Want::Known(mark.place()),
+                _ if handle == Some(frame.out) => Want::Own,
+                _ => Want::Foreign,
+            }
+        }));
+        Pattern {
+            head: words[0] as u32,
+            counts: words[2],
+            body: body.into(),
+        }
+    }
+
+    /// Takes a record that lies as one did before in this place. [`Accepted::Strange`] leaves the trace as it is, and says nothing
+    /// about the record.
+    #[inline(never)]
+    pub fn follow(&mut self, handles: &mut Handles, words: &[u64], about: (u64, u32)) -> Accepted {
+        let (&[head, out, counts, ..], Some(parent)) = (words, self.at().cloned()) else {
+            return Accepted::Strange;
+        };
+        if self.steps.len() >= PLACES_MAX {
+            return Accepted::Strange;
+        }
+        let Some(out) = Handle::from_wire(out).filter(|out| handles.check_free(*out).is_ok()) else {
+            return Accepted::Strange;
+        };
+        let before = self.extent();
+        for branch in parent.children().iter() {
+            if let Some(pattern) = &*branch.pattern()
+                && (head as u32, counts) == (pattern.head, pattern.counts)
+            {
+                if self.fits(handles, branch, pattern, words) {
+                    return self.take(handles, Rc::clone(branch), (out, words), about, before);
+                }
+                self.undo(before);
+            }
+        }
+        Accepted::Strange
+    }
+
+    /// Is every word of the body as it has to be? Takes scalars out and notes outside tensors.
+    #[inline(always)]
+    fn fits(
+        &mut self,
+        handles: &mut Handles,
+        branch: &Branch,
+        pattern: &Pattern,
+        words: &[u64],
+    ) -> bool {
+        let Some(body) = words.get(FRAME_WORDS..FRAME_WORDS + pattern.body.len()) else {
+            return false;
+        };
+        for (want, &word) in pattern.body.iter().zip(body) {
+            let fits = match *want {
+                Want::Known(place) => {
+                    let mark = Mark::new(self.number, place);
+                    handles.is_marked(word, mark) && self.knows_place(place, word)
+                }
+                Want::Scalar(dtype) => {
+                    self.scalars.push(Scalar(word).truncated(dtype));
+                    true
+                }
+                Want::Same(same) => word == same,
+                Want::New(at, len) => self.is_described(handles, branch, word, (at, len)),
+                Want::Own => word == words[1],
+                Want::Foreign => word != words[1] && self.is_foreign(handles, word),
+            };
+            if !fits {
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Is an external still the one that was numbered so?
+    #[inline(always)]
+    fn knows_place(&self, place: Place, word: u64) -> bool {
+        match place {
+            Place::Step(_) => true,
+            Place::External(e) => {
+                let known = self.externals.get(e as usize);
+                known.is_some_and(|known| known.handle.wire() == word)
+            }
+        }
+    }
+
+    /// Is it an outside tensor not read before, described as the key says?
+    fn is_described(
+        &mut self,
+        handles: &mut Handles,
+        branch: &Branch,
+        word: u64,
+        (at, len): (u16, u16),
+    ) -> bool {
+        let Some(handle) = Handle::from_wire(word) else {
+            return false;
+        };
+        // What a trace knows has another description.
+        let known = handles
+            .mark(handle)
+            .is_none_or(|mark| match mark.place() {
+                Place::Step(_) => true,
+                Place::External(e) => mark.trace() == self.number && self.knows(e, handle),
+            });
+        if known {
+            return false;
+        }
+        self.key.clear();
+        let (at, len) = (usize::from(at), usize::from(len));
+        self.describe_external(handles, handle).is_some()
+            && branch.key().get(at..at + len) == Some(&self.key[..])
+    }
+
+    /// May it be let go without a word in the key?
+    fn is_foreign(&self, handles: &Handles, word: u64) -> bool {
+        let mark = Handle::from_wire(word).and_then(|handle| handles.mark(handle));
+        mark.is_none_or(|mark| matches!(mark.place(), Place::External(_)))
+    }
+}
