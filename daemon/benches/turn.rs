@@ -15,12 +15,12 @@ use tensord_daemon::engine_process::{EngineStart, QueueEnds, SessionId, SessionS
 use tensord_shm::completion::{Reader, Writer};
 use tensord_shm::control::{Class, SessionLimits};
 use tensord_shm::doorbell::Doorbell;
-use tensord_shm::dtype::{DType, Scalar};
+use tensord_shm::dtype::DType;
 use tensord_shm::elementwise::Elementwise;
 use tensord_shm::handle::Handle;
 use tensord_shm::layout::Shape;
 use tensord_shm::op::Meta;
-use tensord_shm::record::{Encoder, Request};
+use tensord_shm::record::{Encoder, Line, Request};
 use tensord_shm::ring::{Consumer, Producer};
 use tensord_shm::segment::{
     CompletionMap, CompletionMapMut, SubmissionMap, SubmissionMapMut, create_completion,
@@ -43,10 +43,9 @@ struct Client {
 }
 
 impl Client {
-    fn push(&mut self, encoder: &mut Encoder) -> u64 {
-        let words = encoder.finish(None).to_vec();
+    fn push(&mut self, words: &[u64]) -> u64 {
         self.producer
-            .push(&words, self.reader.head())
+            .push(words, self.reader.head())
             .expect("the ring has room for a chain");
         self.producer.record_count()
     }
@@ -65,18 +64,17 @@ impl Client {
                 0 => (Elementwise::Mul, 1.0001f32),
                 _ => (Elementwise::Add, 0.5),
             };
-            let mut encoder = Encoder::default();
-            let words = [operand.wire(), Scalar(scalar.to_bits().into()).0];
-            encoder.elementwise(function, DType::F32, out, 0, &words, 2);
+            let operands = [operand.wire(), scalar.to_bits().into(), 0];
+            let mut line = Line::elementwise(function, (out, DType::F32), (&operands, 2), 0);
             let done_with = if step == 0 {
                 self.result.take()
             } else {
                 Some(operand)
             };
             if let Some(handle) = done_with {
-                encoder.release(handle);
+                line.release(handle);
             }
-            last = self.push(&mut encoder);
+            last = self.push(line.words());
             operand = out;
         }
         self.result = Some(operand);
@@ -171,11 +169,11 @@ fn main() {
                 0,
             )
             .expect("a few words");
-        client.push(&mut encoder);
+        client.push(encoder.finish(None));
         encoder
             .request(&Request::UploadSeal { to: x }, 0)
             .expect("a few words");
-        client.push(&mut encoder);
+        client.push(encoder.finish(None));
         client.producer.publish();
         let (mut ring, mut accept, mut run) = (Vec::new(), Vec::new(), Vec::new());
         for _ in 0..ROUNDS {

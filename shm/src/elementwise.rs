@@ -85,9 +85,9 @@ macro_rules! elementwise {
 
             /// Its row of the table.
             #[inline]
-            pub const fn info(self) -> ElementwiseInfo {
+            pub const fn info(self) -> &'static ElementwiseInfo {
                 match self {
-                    $(Elementwise::$variant => ElementwiseInfo {
+                    $(Elementwise::$variant => &ElementwiseInfo {
                         name: $name, arity: $arity, domain: Domain::$domain, yields: Yields::$yields,
                         cost: $cost, definition: $definition,
                     },)*
@@ -99,6 +99,7 @@ macro_rules! elementwise {
 
 impl Elementwise {
     /// Number of operands.
+    #[inline]
     pub const fn arity(self) -> usize {
         self.info().arity as usize
     }

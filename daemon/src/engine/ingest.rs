@@ -59,12 +59,7 @@ impl Engine {
     }
 
     /// Takes records that follow their queue's trace as others did before, and one that does not or is worth planning.
-    fn take(
-        &mut self,
-        place: (usize, usize),
-        record: &mut RecordBuf,
-        taken: &mut usize,
-    ) -> Taken {
+    fn take(&mut self, place: (usize, usize), record: &mut RecordBuf, taken: &mut usize) -> Taken {
         let Some(Session {
             spec,
             handles,
@@ -133,8 +128,7 @@ impl Engine {
         let Some(session) = self.sessions[place.0].as_mut() else {
             return false;
         };
-        if !is_bind(words) || !self.device.constants.is_hashing(session.spec.tenant)
-        {
+        if !is_bind(words) || !self.device.constants.is_hashing(session.spec.tenant) {
             return false;
         }
         if let Some(queue) = session.queue(place.1) {

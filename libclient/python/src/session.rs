@@ -271,7 +271,7 @@ pub fn elementwise(
     let submit = |session: &Session| session.elementwise(function, operands, site);
     let tensor = on(py, operands, submit)?;
     if debug::is_on() {
-        debug::check(py, &tensor.session(), function.info().name, &tensor, site)?;
+        debug::check(py, tensor.session(), function.info().name, &tensor, site)?;
     }
     Ok(tensor)
 }
@@ -287,7 +287,7 @@ pub fn compute(
     let submit = |session: &Session| session.submit(op, operands, immediates, site);
     let tensor = on(py, operands, submit)?;
     if debug::is_on() {
-        debug::check(py, &tensor.session(), op.name(), &tensor, site)?;
+        debug::check(py, tensor.session(), op.name(), &tensor, site)?;
     }
     Ok(tensor)
 }
@@ -306,7 +306,7 @@ fn on(
                 _ => None,
             });
             match home {
-                Some(home) => submit(&home).map_err(|_| error),
+                Some(home) => submit(home).map_err(|_| error),
                 None => Err(error),
             }
         }

@@ -70,6 +70,7 @@ impl LaneState {
     }
 
     /// The ring, whatever its state. Only in the process that made it.
+    #[inline]
     pub(crate) fn ring(&self) -> MutexGuard<'_, Ring> {
         // Nothing panics half-way through a change of the ring.
         self.ring.lock().unwrap_or_else(PoisonError::into_inner)
@@ -89,6 +90,19 @@ impl LaneState {
 impl Lane {
     pub(crate) fn new(core: Arc<Core>, state: Arc<LaneState>) -> Arc<Lane> {
         Arc::new(Lane { core, state })
+    }
+
+    /// One holder less. Everybody who holds a lane lets it go here: who is the last beside spare tensors ends them too.
+    pub(crate) fn let_go(self: Arc<Lane>) {
+        let state = Arc::clone(&self.state);
+        let mut ring = state.ring();
+        if ring.is_last(&self) {
+            let spares = ring.take_spares();
+            drop(ring);
+            drop(spares);
+        }
+        // Otherwise under the lock, so that of two who go at once the second sees that it is the last.
+        drop(self);
     }
 
     pub(crate) fn core(&self) -> &Arc<Core> {

@@ -8,18 +8,21 @@
 //! uses is released only when that queue's timeline has passed the last use.
 
 use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
 
 use tensord_shm::completion::{ErrorEntry, Reader};
 use tensord_shm::doorbell::Doorbell;
 use tensord_shm::error::Code;
 use tensord_shm::handle::Handle;
-use tensord_shm::record::{Encoder, Request, TooLong, WORDS_MAX, opcode};
+use tensord_shm::record::{Encoder, Line, Request, TooLong, WORDS_MAX, opcode};
 use tensord_shm::ring::{Full, Producer, SLOT_WORDS};
 use tensord_shm::segment::{CompletionMap, SubmissionMapMut};
 
 use crate::error::{Error, operation_name};
+use crate::lane::Lane;
 use crate::site::Site;
 use crate::staging::Staged;
+use crate::tensor::Spare;
 
 /// Records after which the tail is published in any case.
 const PUBLISH_EVERY: u32 = 16;
@@ -32,6 +35,9 @@ const TRAIL_LEN: usize = 4096;
 
 /// Regions in transit above which finished ones are looked for.
 const REGIONS_KEPT: usize = 4;
+
+/// Tensors whose memory is kept for the next ones.
+const SPARES_MAX: usize = 256;
 
 /// A point of a queue's timeline, in one epoch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -88,6 +94,8 @@ pub(crate) struct Ring {
     regions: VecDeque<(u64, Staged)>,
     /// How far this queue is ordered behind others, by their number.
     pub waited_for: HashMap<u32, u64>,
+    /// Memory of tensors dropped, for those to come.
+    spares: Vec<Spare>,
 }
 
 impl Ring {
@@ -110,6 +118,7 @@ impl Ring {
             failure_order: VecDeque::new(),
             regions: VecDeque::new(),
             waited_for: HashMap::new(),
+            spares: Vec::new(),
         }
     }
 
@@ -167,21 +176,20 @@ impl Ring {
         self.free.extend(fresh);
     }
 
+    /// Lets the name of a tensor go that other queues use, once these are done with it.
+    pub(crate) fn release_after(&mut self, handle: Handle, epoch: u32, uses: Vec<ForeignUse>) {
+        if epoch == self.epoch && self.closed.is_none() {
+            self.deferred.push((handle, uses));
+        } else {
+            self.free.push(handle);
+        }
+    }
+
     /// Lets a tensor's name go with one of the next records. `at_once`: it holds so much that it should not wait for them.
     #[inline]
-    pub(crate) fn release(
-        &mut self,
-        handle: Handle,
-        epoch: u32,
-        uses: Vec<ForeignUse>,
-        at_once: bool,
-    ) {
+    pub(crate) fn release(&mut self, handle: Handle, epoch: u32, at_once: bool) {
         if epoch != self.epoch || self.closed.is_some() {
             self.free.push(handle);
-            return;
-        }
-        if !uses.is_empty() {
-            self.deferred.push((handle, uses));
             return;
         }
         self.releases.push(handle);
@@ -200,6 +208,30 @@ impl Ring {
             self.carry_releases()?;
         }
         Ok(())
+    }
+
+    /// Keeps the memory of a tensor for the next one. True where spares have to go: there are too many, or nobody else holds their queue.
+    #[inline]
+    pub(crate) fn keep(&mut self, spare: Spare) -> bool {
+        let holders = Arc::strong_count(spare.lane());
+        self.spares.push(spare);
+        self.spares.len() == holders || self.spares.len() > SPARES_MAX
+    }
+
+    /// Memory for a tensor.
+    #[inline]
+    pub(crate) fn take_spare(&mut self) -> Option<Spare> {
+        self.spares.pop()
+    }
+
+    /// Is a queue held by nothing but one holder and spares?
+    pub(crate) fn is_last(&self, lane: &Arc<Lane>) -> bool {
+        Arc::strong_count(lane) <= self.spares.len() + 1
+    }
+
+    /// All spares, to be dropped once the ring is unlocked.
+    pub(crate) fn take_spares(&mut self) -> Vec<Spare> {
+        std::mem::take(&mut self.spares)
     }
 
     fn carry_releases(&mut self) -> Result<u64, Full> {
@@ -258,6 +290,23 @@ impl Ring {
         self.write(encoder, code)
     }
 
+    /// Puts a record of one slot into the ring, with as many pending releases as it has room for. Gives its timeline value.
+    #[inline]
+    pub(crate) fn commit_line(&mut self, mut line: Line, code: u16) -> Result<u64, Full> {
+        self.make_sure(1)?;
+        while let Some(&handle) = self.releases.last()
+            && line.release(handle)
+        {
+            self.releases.pop();
+            self.free.push(handle);
+        }
+        let mut slot = self.producer.reserve(1)?;
+        slot.write(0, line.words());
+        let value = slot.commit();
+        self.note(value, code);
+        Ok(value)
+    }
+
     /// Makes sure of room for a record of so many slots.
     #[inline]
     fn make_sure(&mut self, slots: u32) -> Result<(), Full> {
@@ -277,12 +326,18 @@ impl Ring {
             slot.write(index, line.try_into().expect("chunks of one slot"));
         }
         let value = slot.commit();
+        self.note(value, code);
+        Ok(value)
+    }
+
+    /// Remembers what was written, and shows it to the engine now and then.
+    #[inline]
+    fn note(&mut self, value: u64, code: u16) {
         self.trail[value as usize % TRAIL_LEN] = code;
         self.unpublished += 1;
         if self.unpublished >= PUBLISH_EVERY || self.reader.need_wakeup() {
             self.publish();
         }
-        Ok(value)
     }
 
     /// Encodes and commits a request.

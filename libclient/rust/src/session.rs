@@ -84,11 +84,12 @@ impl Clone for Session {
 
 impl Drop for Session {
     fn drop(&mut self) {
-        if let Some(lane) = self.lane.take()
-            && lane.is_foreign()
-        {
+        let Some(lane) = self.lane.take() else { return };
+        if lane.is_foreign() {
             // A forked child must not touch its parent's locks and rings, not even to clean up.
             std::mem::forget(lane);
+        } else {
+            lane.let_go();
         }
     }
 }

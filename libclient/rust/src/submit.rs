@@ -11,7 +11,7 @@ use tensord_shm::dtype::{DType, Scalar};
 use tensord_shm::error::Code;
 use tensord_shm::handle::Handle;
 use tensord_shm::op::{Elementwise, Meta, OPERANDS_MAX, Op, Operand, scalar_meta};
-use tensord_shm::record::{Compute, Request, opcode, opcode_of};
+use tensord_shm::record::{Compute, Line, Request, opcode, opcode_of};
 
 use crate::error::Error;
 use crate::lane::Lane;
@@ -63,7 +63,6 @@ impl Session {
                 }
             };
         }
-        let words = &words[..operands.len()];
         let result = function.result(meta.dtype);
         let mut ring = lane.lock()?;
         if ring.epoch != epoch {
@@ -71,14 +70,13 @@ impl Session {
             return self.submit(&Op::Elementwise(function), operands, [Scalar(0); 2], site);
         }
         let out = lane.name(&mut ring)?;
-        let mut encoder = ring.encoder.take().unwrap_or_default();
-        encoder.elementwise(function, meta.dtype, out, site.0, words, immediates);
-        let value = ring.commit(&mut encoder, function.wire());
-        ring.encoder = Some(encoder);
-        match value {
+        let line = Line::elementwise(function, (out, meta.dtype), (&words, immediates), site.0);
+        match ring.commit_line(line, function.wire()) {
             Ok(value) => {
+                let spare = ring.take_spare();
                 drop(ring);
-                Ok(Tensor::like(lane, out, Mark { epoch, value }, meta, result))
+                let mark = Mark { epoch, value };
+                Ok(Tensor::like(lane, spare, (out, mark), meta, result))
             }
             Err(_) => {
                 ring.give_free(out);
@@ -266,9 +264,10 @@ impl Lane {
         ring.encoder = Some(encoder);
         match value {
             Ok(Ok(value)) => {
+                let spare = ring.take_spare();
                 drop(ring);
-                let mark = Mark { epoch, value };
-                Ok(Some(Tensor::like(self, out, mark, &meta, meta.dtype)))
+                let name = (out, Mark { epoch, value });
+                Ok(Some(Tensor::like(self, spare, name, &meta, meta.dtype)))
             }
             // The slower way waits for room, or says what is too long.
             Ok(Err(_)) | Err(_) => {
@@ -351,7 +350,7 @@ impl Lane {
         let mut ring = self.lock()?;
         if tensor.epoch() == mark.epoch {
             // Another thread was faster; this name was for nothing.
-            ring.release(out, mark.epoch, Vec::new(), false);
+            ring.release(out, mark.epoch, false);
         } else {
             tensor.rebind(out, mark);
         }

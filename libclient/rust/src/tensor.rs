@@ -1,8 +1,9 @@
 //! Tensors: names of values in the daemon, with their dtype and shape.
 
+use std::borrow::Cow;
 use std::cell::RefCell;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Instant;
 
 use tensord_shm::dtype::DType;
@@ -13,8 +14,8 @@ use tensord_shm::op::Meta;
 
 use crate::default::default_session;
 use crate::error::Error;
-use crate::lane::Lane;
-use crate::ring::{ForeignUse, Mark};
+use crate::lane::{Lane, LaneState};
+use crate::ring::{ForeignUse, Mark, Ring};
 use crate::session::Session;
 use crate::site::Site;
 
@@ -26,10 +27,10 @@ const AT_ONCE_BYTES: u64 = 1 << 20;
 #[derive(Clone)]
 pub struct Tensor(Option<Arc<Body>>);
 
+/// A tensor, or the memory of one: see [`Spare`].
 struct Body {
-    /// Taken only by `drop`.
-    lane: Option<Arc<Lane>>,
-    /// Changes only when a constant is bound again.
+    session: Session,
+    /// Changes when a constant is bound again. [`NAMELESS`] once the name was let go.
     handle: AtomicU64,
     value: AtomicU64,
     epoch: AtomicU32,
@@ -37,6 +38,9 @@ struct Body {
     uses: OnceLock<Box<Mutex<Vec<ForeignUse>>>>,
     constant: Option<Box<Constant>>,
 }
+
+/// Stands for a handle where there is none.
+const NAMELESS: u64 = 0;
 
 /// What a constant is beyond a tensor.
 pub(crate) struct Constant {
@@ -47,7 +51,6 @@ pub(crate) struct Constant {
 }
 
 impl Tensor {
-    #[inline]
     pub(crate) fn new(
         lane: &Arc<Lane>,
         handle: Handle,
@@ -55,50 +58,50 @@ impl Tensor {
         meta: Meta,
         constant: Option<[u8; 32]>,
     ) -> Tensor {
-        let mut tensor = Tensor::like(lane, handle, mark, &meta, meta.dtype);
-        if let (Some(hash), Some(body)) = (constant, tensor.0.as_mut().and_then(Arc::get_mut)) {
-            body.constant = Some(Box::new(Constant {
-                hash,
-                adopted: Mutex::new(None),
-            }));
-        }
-        tensor
-    }
-
-    /// A tensor of the shape of another one. Copies the shape once, into its place.
-    #[inline(always)]
-    pub(crate) fn like(
-        lane: &Arc<Lane>,
-        handle: Handle,
-        mark: Mark,
-        meta: &Meta,
-        dtype: DType,
-    ) -> Tensor {
-        let mut spare = SPARE
-            .try_with(|spare| spare.borrow_mut().pop())
-            .ok()
-            .flatten();
-        if let Some(body) = spare.as_mut().and_then(Arc::get_mut) {
-            body.lane = Some(Arc::clone(lane));
-            *body.handle.get_mut() = handle.wire();
-            *body.value.get_mut() = mark.value;
-            *body.epoch.get_mut() = mark.epoch;
-            body.meta.dtype = dtype;
-            body.meta.shape = meta.shape;
-            return Tensor(spare);
-        }
         Tensor(Some(Arc::new(Body {
-            lane: Some(Arc::clone(lane)),
+            session: Session::over(Arc::clone(lane)),
             handle: AtomicU64::new(handle.wire()),
             value: AtomicU64::new(mark.value),
             epoch: AtomicU32::new(mark.epoch),
-            meta: Meta {
-                dtype,
-                shape: meta.shape,
-            },
+            meta,
             uses: OnceLock::new(),
-            constant: None,
+            constant: constant.map(|hash| {
+                Box::new(Constant {
+                    hash,
+                    adopted: Mutex::new(None),
+                })
+            }),
         })))
+    }
+
+    /// A tensor of the shape of another one, in the memory of a third that is no more. Copies the shape at most once, into its place.
+    #[inline(always)]
+    pub(crate) fn like(
+        lane: &Arc<Lane>,
+        spare: Option<Spare>,
+        (handle, mark): (Handle, Mark),
+        meta: &Meta,
+        dtype: DType,
+    ) -> Tensor {
+        if let Some(Spare(mut shared)) = spare {
+            // Locked instructions wait for the record that was just written: none where the shape is the same again.
+            let same = shared.meta.dtype == dtype && shared.meta.shape == meta.shape;
+            let fits = same
+                || Arc::get_mut(&mut shared)
+                    .map(|body| {
+                        body.meta.dtype = dtype;
+                        body.meta.shape = meta.shape;
+                    })
+                    .is_some();
+            if fits {
+                shared.handle.store(handle.wire(), Ordering::Relaxed);
+                shared.value.store(mark.value, Ordering::Relaxed);
+                shared.epoch.store(mark.epoch, Ordering::Relaxed);
+                return Tensor(Some(shared));
+            }
+        }
+        let shape = meta.shape;
+        Tensor::new(lane, handle, mark, Meta { dtype, shape }, None)
     }
 
     #[inline(always)]
@@ -135,19 +138,21 @@ impl Tensor {
     }
 
     /// The session and queue that made it.
-    pub fn session(&self) -> Session {
-        Session::over(Arc::clone(self.lane()))
+    #[inline]
+    pub fn session(&self) -> &Session {
+        &self.body().session
     }
 
     /// The session in which this process may use it: its own, or, for a constant from before a fork, the default one.
-    pub fn acting(&self) -> Result<Session, Error> {
+    #[inline]
+    pub fn acting(&self) -> Result<Cow<'_, Session>, Error> {
         if !self.lane().is_foreign() {
-            return Ok(self.session());
+            return Ok(Cow::Borrowed(self.session()));
         }
         if !self.is_constant() {
             return Err(self.foreign_error(Site::UNKNOWN));
         }
-        default_session(|| self.lane().core().options.clone())
+        default_session(|| self.lane().core().options.clone()).map(Cow::Owned)
     }
 
     /// When it will be there, on its queue's timeline.
@@ -177,7 +182,7 @@ impl Tensor {
 
     #[inline(always)]
     pub(crate) fn lane(&self) -> &Arc<Lane> {
-        self.body().lane.as_ref().expect("present until dropped")
+        self.session().lane()
     }
 
     pub(crate) fn constant(&self) -> Option<&Constant> {
@@ -242,65 +247,103 @@ impl Tensor {
 }
 
 thread_local! {
-    /// Memory of tensors that this thread has dropped, for those that it makes. They name nothing and hold no session.
-    static SPARE: RefCell<Vec<Arc<Body>>> = const { RefCell::new(Vec::new()) };
+    /// The queue whose tensor this thread dropped last, so that its ring can be locked by something that outlives the tensor.
+    static RECENT: RefCell<Option<Arc<LaneState>>> = const { RefCell::new(None) };
 }
 
-/// So many are kept in each thread.
-const SPARE_MAX: usize = 256;
+/// Memory of a tensor that is no more, for the next one of its queue. Nobody else has it, and it names nothing, but it holds the queue:
+/// [`Ring::keep`] says when nothing but spares does.
+pub(crate) struct Spare(Arc<Body>);
+
+impl Spare {
+    /// The queue that it holds.
+    #[inline]
+    pub(crate) fn lane(&self) -> &Arc<Lane> {
+        self.0.session.lane()
+    }
+}
 
 impl Drop for Tensor {
     #[inline]
     fn drop(&mut self) {
-        let Some(mut shared) = self.0.take() else {
+        let Some(shared) = self.0.take() else {
             return;
         };
         // Two threads that drop the last two clones at once both pass this by; then `Body` itself ends it.
-        let Some(body) = Arc::get_mut(&mut shared) else {
-            return;
-        };
-        body.end();
-        if body.constant.take().is_none() {
-            // While a thread ends there is no place to keep it.
-            let _ = SPARE.try_with(|spare| {
-                let mut spare = spare.borrow_mut();
-                if spare.len() < SPARE_MAX {
-                    spare.push(shared);
-                }
-            });
+        if Arc::strong_count(&shared) == 1 && shared.is_plain() {
+            // SYNC: pairs with the Release of other clones' drops, as in the drop of an `Arc`.
+            fence(Ordering::Acquire);
+            recycle(shared);
         }
     }
 }
 
-impl Body {
-    /// Lets the name go.
-    #[inline]
-    fn end(&mut self) {
-        let Some(lane) = self.lane.take() else { return };
-        if lane.is_foreign() {
-            // A forked child must not touch its parent's locks and rings, not even to release.
-            std::mem::forget(lane);
-            self.uses.take();
-            return;
+/// Lets the name of a tensor go that nobody else has, and keeps its memory.
+#[inline(always)]
+fn recycle(shared: Arc<Body>) {
+    // While a thread ends there is no place to remember the queue, and `Body` ends the tensor.
+    let _ = RECENT.try_with(|recent| {
+        let mut recent = recent.borrow_mut();
+        let state = &shared.session.lane().state;
+        let recent = match &mut *recent {
+            Some(recent) if Arc::ptr_eq(recent, state) => recent,
+            other => other.insert(Arc::clone(state)),
+        };
+        let mut ring = recent.ring();
+        shared.let_go(&mut ring);
+        if ring.keep(Spare(shared)) {
+            end_spares(ring);
         }
-        let handle = Handle::from_wire(*self.handle.get_mut());
-        let uses = self.uses.take().map_or_else(Vec::new, |uses| {
-            uses.into_inner().unwrap_or_else(PoisonError::into_inner)
-        });
-        let bytes = self.meta.shape.count() * self.meta.dtype.size() as u64;
-        if let Some(handle) = handle {
-            let epoch = *self.epoch.get_mut();
-            lane.state
-                .ring()
-                .release(handle, epoch, uses, bytes >= AT_ONCE_BYTES);
+    });
+}
+
+/// Drops spares, and with them maybe their queue, which locks the ring.
+#[cold]
+fn end_spares(mut ring: MutexGuard<'_, Ring>) {
+    let spares = ring.take_spares();
+    drop(ring);
+    drop(spares);
+}
+
+impl Body {
+    /// Is there nothing about it but a name?
+    #[inline]
+    fn is_plain(&self) -> bool {
+        self.constant.is_none() && self.uses.get().is_none() && !self.session.lane().is_foreign()
+    }
+
+    /// Lets the name go, which no other queue uses.
+    #[inline(always)]
+    fn let_go(&self, ring: &mut Ring) {
+        let word = self.handle.load(Ordering::Relaxed);
+        self.handle.store(NAMELESS, Ordering::Relaxed);
+        if let Some(handle) = Handle::from_wire(word) {
+            let bytes = self.meta.shape.count() * self.meta.dtype.size() as u64;
+            let epoch = self.epoch.load(Ordering::Relaxed);
+            ring.release(handle, epoch, bytes >= AT_ONCE_BYTES);
         }
     }
 }
 
 impl Drop for Body {
-    #[inline]
     fn drop(&mut self) {
-        self.end();
+        let uses = self.uses.take();
+        let lane = self.session.lane();
+        // A forked child must not touch its parent's locks and rings, not even to release.
+        if lane.is_foreign() {
+            return;
+        }
+        let Some(handle) = Handle::from_wire(*self.handle.get_mut()) else {
+            return;
+        };
+        let mut ring = lane.state.ring();
+        match uses {
+            Some(uses) => {
+                let uses = uses.into_inner().unwrap_or_else(PoisonError::into_inner);
+                ring.release_after(handle, self.epoch.load(Ordering::Relaxed), uses);
+            }
+            None => self.let_go(&mut ring),
+        }
     }
 }
 

@@ -25,6 +25,59 @@ pub struct Encoder {
 #[error("request needs more than {WORDS_MAX} words")]
 pub struct TooLong;
 
+/// A record of one 64-byte unit: an elementwise function, without building an [`Op`], and a few releases.
+#[derive(Clone, Copy, Debug)]
+pub struct Line {
+    words: [u64; Line::WORDS],
+    len: usize,
+}
+
+impl Line {
+    /// Its words.
+    pub const WORDS: usize = 8;
+
+    /// What [`Encoder::request`] would write. Operands are handles' wire words, or immediates where `immediate_mask` has their bit;
+    /// those behind the function's arity do not count.
+    #[inline(always)]
+    pub fn elementwise(
+        function: Elementwise,
+        (out, dtype): (Handle, DType),
+        (operands, immediate_mask): (&[u64; 3], u32),
+        site: u32,
+    ) -> Line {
+        let arity = function.arity();
+        let counts =
+            u64::from(dtype.wire()) | (arity as u64) << 8 | u64::from(immediate_mask) << 32;
+        let head = 1 | u64::from(function.wire()) << 16 | u64::from(site) << 32;
+        let mut words = [head, out.wire(), counts, 0, 0, 0, 0, 0];
+        for (word, operand) in words[3..].iter_mut().zip(&operands[..arity.min(3)]) {
+            *word = *operand;
+        }
+        Line {
+            words,
+            len: 3 + arity,
+        }
+    }
+
+    /// Adds a handle to release once the record is accepted. False where the unit is full.
+    #[inline(always)]
+    pub fn release(&mut self, handle: Handle) -> bool {
+        let Some(word) = self.words.get_mut(self.len) else {
+            return false;
+        };
+        *word = handle.wire();
+        self.len += 1;
+        self.words[2] += 1 << 16;
+        true
+    }
+
+    /// The whole record, padded with zeros.
+    #[inline(always)]
+    pub fn words(&self) -> &[u64; Line::WORDS] {
+        &self.words
+    }
+}
+
 impl Default for Encoder {
     fn default() -> Self {
         Encoder {
@@ -77,26 +130,6 @@ impl Encoder {
 
     fn set_dtype(&mut self, dtype: DType) {
         self.words[2] |= u64::from(dtype.wire());
-    }
-
-    /// The fast path for elementwise functions: no [`Op`] is built. Operands are handles' wire words, or immediates
-    /// where `immediate_mask` has their bit.
-    pub fn elementwise(
-        &mut self,
-        function: Elementwise,
-        dtype: DType,
-        out: Handle,
-        site: u32,
-        operands: &[u64],
-        immediate_mask: u32,
-    ) {
-        self.begin(function.wire(), site, 0, out.wire());
-        let count = operands.len().min(3);
-        self.words[2] =
-            u64::from(dtype.wire()) | (count as u64) << 8 | u64::from(immediate_mask) << 32;
-        self.words[3..3 + count].copy_from_slice(&operands[..count]);
-        self.len = 3 + count;
-        self.attributes_from = self.len;
     }
 
     /// Encodes a request. Releases and urgency may be added before [`Encoder::finish`].

@@ -22,7 +22,7 @@ pub use decode::{
     Frame, attributes_of, decode, frame_of, is_canonical, output_of, released_by, releases_of,
     site_of,
 };
-pub use encode::{Encoder, TooLong, opcode_of};
+pub use encode::{Encoder, Line, TooLong, opcode_of};
 
 use crate::dtype::{DType, Scalar};
 use crate::handle::Handle;

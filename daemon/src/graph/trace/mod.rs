@@ -11,6 +11,8 @@
 
 mod pattern;
 mod plan;
+#[cfg(test)]
+mod tests;
 
 use std::rc::Rc;
 

@@ -21,8 +21,10 @@ enum Want {
     Same(u64),
     /// Any scalar of this dtype.
     Scalar(DType),
-    /// A handle known to the trace: as an operand, or to be let go.
-    Known(Place),
+    /// The handle of an earlier step: an operand, or to be let go.
+    Step(u32),
+    /// The handle of an outside tensor that the trace has read before.
+    External(u32),
     /// A handle of a tensor that the trace has not read yet, described in the key by so many words from a position on.
     New(u16, u16),
     /// A handle to be let go, or no handle, that is not of the trace's making.
@@ -62,24 +64,26 @@ impl Trace {
                 continue;
             }
             let mark = Handle::from_wire(word).and_then(|handle| handles.mark(handle));
-            let place = mark.unwrap_or_default().place();
-            if place == Place::External(next as u32) {
-                let len = self.externals[next].description_words();
-                body.push(Want::New(at, len));
-                at += len;
-                next += 1;
-            } else {
-                body.push(Want::Known(place));
-                at += 1;
-            }
+            let (want, len) = match mark.unwrap_or_default().place() {
+                Place::External(e) if e as usize == next => {
+                    let len = self.externals[next].description_words();
+                    next += 1;
+                    (Want::New(at, len), len)
+                }
+                Place::External(e) => (Want::External(e), 1),
+                Place::Step(step) => (Want::Step(step), 1),
+            };
+            body.push(want);
+            at += len;
         }
         let dtype = frame.attribute_dtype();
         body.extend(frame.immediates.iter().map(|_| Want::Scalar(dtype)));
         body.extend(frame.attributes.iter().map(|&word| Want::Same(word)));
         body.extend(releases_of(words).iter().map(|&word| {
             let handle = Handle::from_wire(word);
-            match handle.and_then(|handle| handles.mark(handle)) {
-                Some(mark) if self.made(mark) => Want::Known(mark.place()),
+            let mark = handle.and_then(|handle| handles.mark(handle));
+            match mark.filter(|mark| self.made(*mark)).map(Mark::place) {
+                Some(Place::Step(step)) => Want::Step(step),
                 _ if handle == Some(frame.out) => Want::Own,
                 _ => Want::Foreign,
             }
@@ -101,7 +105,8 @@ impl Trace {
         if self.steps.len() >= PLACES_MAX {
             return Accepted::Strange;
         }
-        let Some(out) = Handle::from_wire(out).filter(|out| handles.check_free(*out).is_ok()) else {
+        let Some(out) = Handle::from_wire(out).filter(|out| handles.check_free(*out).is_ok())
+        else {
             return Accepted::Strange;
         };
         let before = self.extent();
@@ -131,19 +136,11 @@ impl Trace {
             return false;
         };
         for (want, &word) in pattern.body.iter().zip(body) {
-            let fits = match *want {
-                Want::Known(place) => {
-                    let mark = Mark::new(self.number, place);
-                    handles.is_marked(word, mark) && self.knows_place(place, word)
-                }
-                Want::Scalar(dtype) => {
-                    self.scalars.push(Scalar(word).truncated(dtype));
-                    true
-                }
-                Want::Same(same) => word == same,
-                Want::New(at, len) => self.is_described(handles, branch, word, (at, len)),
-                Want::Own => word == words[1],
-                Want::Foreign => word != words[1] && self.is_foreign(handles, word),
+            let fits = if let Want::Step(step) = *want {
+                // Most words are this, and few instructions.
+                handles.is_marked(word, Mark::new(self.number, Place::Step(step)))
+            } else {
+                self.fits_otherwise(handles, branch, *want, (word, words[1]))
             };
             if !fits {
                 return false;
@@ -152,15 +149,29 @@ impl Trace {
         true
     }
 
-    /// Is an external still the one that was numbered so?
-    #[inline(always)]
-    fn knows_place(&self, place: Place, word: u64) -> bool {
-        match place {
-            Place::Step(_) => true,
-            Place::External(e) => {
+    #[inline]
+    fn fits_otherwise(
+        &mut self,
+        handles: &mut Handles,
+        branch: &Branch,
+        want: Want,
+        (word, own): (u64, u64),
+    ) -> bool {
+        match want {
+            Want::Step(step) => handles.is_marked(word, Mark::new(self.number, Place::Step(step))),
+            Want::External(e) => {
                 let known = self.externals.get(e as usize);
                 known.is_some_and(|known| known.handle.wire() == word)
+                    && handles.is_marked(word, Mark::new(self.number, Place::External(e)))
             }
+            Want::Scalar(dtype) => {
+                self.scalars.push(Scalar(word).truncated(dtype));
+                true
+            }
+            Want::Same(same) => word == same,
+            Want::New(at, len) => self.is_described(handles, branch, word, (at, len)),
+            Want::Own => word == own,
+            Want::Foreign => word != own && self.is_foreign(handles, word),
         }
     }
 
@@ -176,12 +187,10 @@ impl Trace {
             return false;
         };
         // What a trace knows has another description.
-        let known = handles
-            .mark(handle)
-            .is_none_or(|mark| match mark.place() {
-                Place::Step(_) => true,
-                Place::External(e) => mark.trace() == self.number && self.knows(e, handle),
-            });
+        let known = handles.mark(handle).is_none_or(|mark| match mark.place() {
+            Place::Step(_) => true,
+            Place::External(e) => mark.trace() == self.number && self.knows(e, handle),
+        });
         if known {
             return false;
         }
