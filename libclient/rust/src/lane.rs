@@ -23,6 +23,7 @@ use crate::error::Error;
 use crate::patience::Patience;
 use crate::ring::{Mark, Ring};
 use crate::site::Site;
+use crate::tensor::forget_recent;
 
 /// Handles that a queue takes from the session's numbers at a time.
 const FRESH_HANDLES: u32 = 64;
@@ -100,6 +101,7 @@ impl Lane {
             let spares = ring.take_spares();
             drop(ring);
             drop(spares);
+            forget_recent(&state);
         }
         // Otherwise under the lock, so that of two who go at once the second sees that it is the last.
         drop(self);

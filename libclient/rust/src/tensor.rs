@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::cell::RefCell;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Instant;
 
 use tensord_shm::dtype::DType;
@@ -270,10 +270,12 @@ impl Drop for Tensor {
             return;
         };
         // Two threads that drop the last two clones at once both pass this by; then `Body` itself ends it.
-        if Arc::strong_count(&shared) == 1 && shared.is_plain() {
+        if Arc::strong_count(&shared) == 1 {
             // SYNC: pairs with the Release of other clones' drops, as in the drop of an `Arc`.
             fence(Ordering::Acquire);
-            recycle(shared);
+            if shared.is_plain() {
+                recycle(shared);
+            }
         }
     }
 }
@@ -282,7 +284,7 @@ impl Drop for Tensor {
 #[inline(always)]
 fn recycle(shared: Arc<Body>) {
     // While a thread ends there is no place to remember the queue, and `Body` ends the tensor.
-    let _ = RECENT.try_with(|recent| {
+    let crowded = RECENT.try_with(|recent| {
         let mut recent = recent.borrow_mut();
         let state = &shared.session.lane().state;
         let recent = match &mut *recent {
@@ -291,18 +293,29 @@ fn recycle(shared: Arc<Body>) {
         };
         let mut ring = recent.ring();
         shared.let_go(&mut ring);
-        if ring.keep(Spare(shared)) {
-            end_spares(ring);
-        }
+        ring.keep(Spare(shared))
     });
+    if let Ok(true) = crowded {
+        end_spares();
+    }
 }
 
-/// Drops spares, and with them maybe their queue, which locks the ring.
+/// Drops the spares of the queue that this thread dropped a tensor of last, and with them maybe the queue, which locks the ring.
 #[cold]
-fn end_spares(mut ring: MutexGuard<'_, Ring>) {
-    let spares = ring.take_spares();
-    drop(ring);
-    drop(spares);
+fn end_spares() {
+    if let Ok(Some(state)) = RECENT.try_with(RefCell::take) {
+        let spares = state.ring().take_spares();
+        drop(spares);
+    }
+}
+
+/// Forgets a queue that ends, as far as this thread remembers it.
+pub(crate) fn forget_recent(state: &Arc<LaneState>) {
+    let _ = RECENT.try_with(|recent| {
+        recent
+            .borrow_mut()
+            .take_if(|recent| Arc::ptr_eq(recent, state));
+    });
 }
 
 impl Body {
