@@ -213,9 +213,9 @@ impl Ring {
     /// Keeps the memory of a tensor for the next one. True where spares have to go: there are too many, or nobody else holds their queue.
     #[inline]
     pub(crate) fn keep(&mut self, spare: Spare) -> bool {
-        let holders = Arc::strong_count(spare.lane());
+        let last = self.is_last(spare.lane());
         self.spares.push(spare);
-        self.spares.len() == holders || self.spares.len() > SPARES_MAX
+        last || self.spares.len() > SPARES_MAX
     }
 
     /// Memory for a tensor.
@@ -224,7 +224,8 @@ impl Ring {
         self.spares.pop()
     }
 
-    /// Is a queue held by nothing but one holder and spares?
+    /// Is this queue held by nothing but one holder and spares?
+    #[inline]
     pub(crate) fn is_last(&self, lane: &Arc<Lane>) -> bool {
         Arc::strong_count(lane) <= self.spares.len() + 1
     }

@@ -50,19 +50,9 @@ impl Session {
         };
         let epoch = lane.state.epoch();
         let mut words = [0u64; 3];
-        let mut immediates = 0;
-        for (k, (operand, word)) in operands.iter().zip(&mut words).enumerate() {
-            *word = match operand {
-                Operand::Tensor(tensor) if tensor.is_ready_on(lane, epoch) => tensor.handle_word(),
-                Operand::Tensor(_) => {
-                    return self.submit(&Op::Elementwise(function), operands, [Scalar(0); 2], site);
-                }
-                Operand::Immediate(_, scalar) => {
-                    immediates |= 1 << k;
-                    scalar.0
-                }
-            };
-        }
+        let Some(immediates) = lane.write_ready(operands, epoch, &mut words) else {
+            return self.submit(&Op::Elementwise(function), operands, [Scalar(0); 2], site);
+        };
         let result = function.result(meta.dtype);
         let mut ring = lane.lock()?;
         if ring.epoch != epoch {
@@ -230,6 +220,29 @@ fn record_dtype(operands: &[Arg<'_>], meta: Meta) -> Result<DType, Error> {
 }
 
 impl Lane {
+    /// Writes operands as they stand in a record, and gives the mask of the immediates; `None` where this queue did not make a tensor
+    /// in this epoch.
+    #[inline(always)]
+    fn write_ready(
+        self: &Arc<Self>,
+        operands: &[Arg<'_>],
+        epoch: u32,
+        words: &mut [u64],
+    ) -> Option<u32> {
+        let mut immediates = 0;
+        for (k, (operand, word)) in operands.iter().zip(words).enumerate() {
+            *word = match operand {
+                Operand::Tensor(tensor) if tensor.is_ready_on(self, epoch) => tensor.handle_word(),
+                Operand::Tensor(_) => return None,
+                Operand::Immediate(_, scalar) => {
+                    immediates |= 1 << k;
+                    scalar.0
+                }
+            };
+        }
+        Some(immediates)
+    }
+
     /// Submits an operation whose tensors this queue made in this epoch, or nothing if there are others, or no room.
     fn submit_ready(
         self: &Arc<Self>,
@@ -241,17 +254,9 @@ impl Lane {
     ) -> Result<Option<Tensor>, Error> {
         let epoch = self.state.epoch();
         let mut words = [0u64; OPERANDS_MAX];
-        let mut mask = 0;
-        for (k, (operand, word)) in operands.iter().zip(&mut words).enumerate() {
-            *word = match operand {
-                Operand::Tensor(tensor) if tensor.is_ready_on(self, epoch) => tensor.handle_word(),
-                Operand::Tensor(_) => return Ok(None),
-                Operand::Immediate(_, scalar) => {
-                    mask |= 1 << k;
-                    scalar.0
-                }
-            };
-        }
+        let Some(mask) = self.write_ready(operands, epoch, &mut words) else {
+            return Ok(None);
+        };
         let mut ring = self.lock()?;
         if ring.epoch != epoch {
             return Ok(None);

@@ -5,11 +5,12 @@
 
 use thiserror::Error;
 
-use super::{FLAG_CONSTANT, FLAG_URGENCY, Region, Request, Urgency, WORDS_MAX, opcode};
+use super::{FLAG_CONSTANT, FLAG_URGENCY, Region, Request, Urgency, WORDS_MAX, WORDS_MIN, opcode};
 use crate::dtype::{DType, Scalar};
 use crate::elementwise::Elementwise;
 use crate::handle::Handle;
 use crate::op::{Meta, OPERANDS_MAX, Op, Operand};
+use crate::ring::record_header;
 
 /// Builds one record in a private buffer.
 #[derive(Debug)]
@@ -28,14 +29,11 @@ pub struct TooLong;
 /// A record of one 64-byte unit: an elementwise function, without building an [`Op`], and a few releases.
 #[derive(Clone, Copy, Debug)]
 pub struct Line {
-    words: [u64; Line::WORDS],
+    words: [u64; WORDS_MIN],
     len: usize,
 }
 
 impl Line {
-    /// Its words.
-    pub const WORDS: usize = 8;
-
     /// What [`Encoder::request`] would write. Operands are handles' wire words, or immediates where `immediate_mask` has their bit;
     /// those behind the function's arity do not count.
     #[inline(always)]
@@ -48,7 +46,7 @@ impl Line {
         let arity = function.arity();
         let counts =
             u64::from(dtype.wire()) | (arity as u64) << 8 | u64::from(immediate_mask) << 32;
-        let head = 1 | u64::from(function.wire()) << 16 | u64::from(site) << 32;
+        let head = record_header(1, 0, function.wire(), site);
         let mut words = [head, out.wire(), counts, 0, 0, 0, 0, 0];
         for (word, operand) in words[3..].iter_mut().zip(&operands[..arity.min(3)]) {
             *word = *operand;
@@ -73,7 +71,7 @@ impl Line {
 
     /// The whole record, padded with zeros.
     #[inline(always)]
-    pub fn words(&self) -> &[u64; Line::WORDS] {
+    pub fn words(&self) -> &[u64; WORDS_MIN] {
         &self.words
     }
 }
@@ -371,5 +369,50 @@ pub fn opcode_of(op: &Op) -> u16 {
         Op::Full(_) => opcode::FULL,
         Op::Iota { .. } => opcode::IOTA,
         Op::Random { .. } => opcode::RANDOM,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Compute;
+    use super::*;
+
+    fn handle(index: u32) -> Handle {
+        Handle {
+            index,
+            generation: 3,
+        }
+    }
+
+    #[test]
+    fn a_line_is_the_record_of_its_operation() {
+        let one = Scalar(0x3f80_0000);
+        let words = [handle(1).wire(), one.0, handle(2).wire()];
+        let operands = [
+            Operand::Tensor(handle(1)),
+            Operand::Immediate(DType::F32, one),
+            Operand::Tensor(handle(2)),
+        ];
+        for &function in Elementwise::ALL {
+            let operands = &operands[..function.arity()];
+            let mask = if operands.len() > 1 { 0b010 } else { 0 };
+            let (out, op) = (handle(9), Op::Elementwise(function));
+            let compute = Compute::new(op, DType::F32, out, operands, [Scalar(0); 2]);
+            let request = Request::Compute(compute.expect("few operands"));
+            let mut encoder = Encoder::default();
+            encoder.request(&request, 77).expect("few words");
+            let free = encoder.free_in_unit();
+            for released in 0..=free {
+                let mut line = Line::elementwise(function, (out, DType::F32), (&words, mask), 77);
+                encoder.request(&request, 77).expect("few words");
+                for index in 0..released as u32 {
+                    assert!(line.release(handle(20 + index)), "{function:?}");
+                    assert!(encoder.release(handle(20 + index)), "{function:?}");
+                }
+                assert_eq!(line.words(), encoder.finish(None), "{function:?}");
+                let is_full = released == free;
+                assert_eq!(line.release(handle(40)), !is_full, "{function:?}");
+            }
+        }
     }
 }

@@ -136,43 +136,27 @@ impl Trace {
             return false;
         };
         for (want, &word) in pattern.body.iter().zip(body) {
-            let fits = if let Want::Step(step) = *want {
-                // Most words are this, and few instructions.
-                handles.is_marked(word, Mark::new(self.number, Place::Step(step)))
-            } else {
-                self.fits_otherwise(handles, branch, *want, (word, words[1]))
+            let marked = |place| handles.is_marked(word, Mark::new(self.number, place));
+            let fits = match *want {
+                Want::Step(step) => marked(Place::Step(step)),
+                Want::External(e) => {
+                    let handle = Handle::from_wire(word);
+                    handle.is_some_and(|handle| self.knows(e, handle)) && marked(Place::External(e))
+                }
+                Want::Scalar(dtype) => {
+                    self.scalars.push(Scalar(word).truncated(dtype));
+                    true
+                }
+                Want::Same(same) => word == same,
+                Want::New(at, len) => self.is_described(handles, branch, word, (at, len)),
+                Want::Own => word == words[1],
+                Want::Foreign => word != words[1] && is_foreign(handles, word),
             };
             if !fits {
                 return false;
             }
         }
         true
-    }
-
-    #[inline]
-    fn fits_otherwise(
-        &mut self,
-        handles: &mut Handles,
-        branch: &Branch,
-        want: Want,
-        (word, own): (u64, u64),
-    ) -> bool {
-        match want {
-            Want::Step(step) => handles.is_marked(word, Mark::new(self.number, Place::Step(step))),
-            Want::External(e) => {
-                let known = self.externals.get(e as usize);
-                known.is_some_and(|known| known.handle.wire() == word)
-                    && handles.is_marked(word, Mark::new(self.number, Place::External(e)))
-            }
-            Want::Scalar(dtype) => {
-                self.scalars.push(Scalar(word).truncated(dtype));
-                true
-            }
-            Want::Same(same) => word == same,
-            Want::New(at, len) => self.is_described(handles, branch, word, (at, len)),
-            Want::Own => word == own,
-            Want::Foreign => word != own && self.is_foreign(handles, word),
-        }
     }
 
     /// Is it an outside tensor not read before, described as the key says?
@@ -199,10 +183,10 @@ impl Trace {
         self.describe_external(handles, handle).is_some()
             && branch.key().get(at..at + len) == Some(&self.key[..])
     }
+}
 
-    /// May it be let go without a word in the key?
-    fn is_foreign(&self, handles: &Handles, word: u64) -> bool {
-        let mark = Handle::from_wire(word).and_then(|handle| handles.mark(handle));
-        mark.is_none_or(|mark| matches!(mark.place(), Place::External(_)))
-    }
+/// May it be let go without a word in the key?
+fn is_foreign(handles: &Handles, word: u64) -> bool {
+    let mark = Handle::from_wire(word).and_then(|handle| handles.mark(handle));
+    mark.is_none_or(|mark| matches!(mark.place(), Place::External(_)))
 }
