@@ -171,6 +171,10 @@ impl Slot<'_> {
 /// comes from another core.
 const PREFETCH_AHEAD: u64 = 12;
 
+/// Slots between the one that is read and the one that is asked for. Only what is published: a line that is still being written
+/// would be taken from its writer.
+const PREFETCH_BEHIND: u64 = 3;
+
 impl Producer {
     /// Begins a ring that nobody has written to. A ring has one producer in its life.
     pub fn new(map: SubmissionMapMut) -> Self {
@@ -190,6 +194,13 @@ impl Producer {
         if head > self.head && head <= self.position {
             self.head = head;
         }
+    }
+
+    /// Is there room for any record, as far as the head last observed tells? Cheaper than asking for it.
+    #[inline]
+    pub fn has_plenty(&self) -> bool {
+        // Padding, and the record behind it.
+        self.has_room(2 * RECORD_SLOTS_MAX)
     }
 
     /// Room for a record of `slots` slots (1 to 16), as far as the head last observed tells.
@@ -400,6 +411,10 @@ impl Consumer {
             if stated_opcode(header) == OPCODE_PADDING {
                 self.skip_padding(slot, slots)?;
                 continue;
+            }
+            if self.tail - self.head > PREFETCH_BEHIND {
+                let behind = (self.head + PREFETCH_BEHIND) & u64::from(self.slot_count - 1);
+                self.words.prefetch(behind as usize);
             }
             let lines = self.words.lines(slot as usize, slots as usize);
             let (copies, _) = record.words.as_chunks_mut::<SLOT_WORDS>();

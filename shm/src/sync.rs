@@ -127,6 +127,24 @@ mod real {
             let _ = line;
         }
 
+        /// Asks for a line that will be read soon.
+        #[inline(always)]
+        pub(crate) fn prefetch(&self, line: usize) {
+            let line = self.lines(line, 1).as_ptr();
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: a prefetch changes nothing and never faults.
+            unsafe {
+                std::arch::asm!("prefetcht0 [{}]", in(reg) line, options(nostack, preserves_flags));
+            }
+            #[cfg(target_arch = "aarch64")]
+            // SAFETY: a prefetch changes nothing and never faults.
+            unsafe {
+                std::arch::asm!("prfm pldl1keep, [{}]", in(reg) line, options(nostack, preserves_flags));
+            }
+            #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+            let _ = line;
+        }
+
         /// Sleeps while the word at `offset` is `expected`, for at most `timeout`.
         pub(crate) fn futex_wait(
             &self,
@@ -231,6 +249,8 @@ mod modelled {
         }
 
         pub(crate) fn prefetch_for_write(&self, _line: usize) {}
+
+        pub(crate) fn prefetch(&self, _line: usize) {}
 
         /// Sleeps without a limit, so that a lost wake-up is a deadlock, which the checker reports.
         pub(crate) fn futex_wait(

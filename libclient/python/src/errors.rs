@@ -2,6 +2,8 @@
 //!
 //! The classes stand in `tensord/_errors.py`, because some have two bases; this maps each code to one of them.
 
+use std::cell::Cell;
+
 use pyo3::exceptions::{PyIndexError, PyRuntimeError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyType;
@@ -94,8 +96,23 @@ pub fn at_call(py: Python<'_>, error: Error) -> PyErr {
     }
 }
 
+thread_local! {
+    /// What a handler of signals raised while this thread waited.
+    static RAISED: Cell<Option<PyErr>> = const { Cell::new(None) };
+}
+
+/// Keeps what a handler of signals raised until the wait that it ends has come back.
+pub fn keep_for_later(raised: PyErr) {
+    RAISED.set(Some(raised));
+}
+
 /// A failure that came after the call; its message names the line that asked.
 pub fn later(py: Python<'_>, error: Error) -> PyErr {
+    if error.code() == Code::Cancelled
+        && let Some(raised) = RAISED.take()
+    {
+        return raised;
+    }
     build(py, &error).unwrap_or_else(|_| PyRuntimeError::new_err(error.to_string()))
 }
 

@@ -26,6 +26,7 @@ use pyo3::prelude::*;
 #[pymodule(name = "_tensord", gil_used = true)]
 fn extension(module: &Bound<'_, PyModule>) -> PyResult<()> {
     let py = module.py();
+    tensord_client::set_runtime(&session::Interpreter);
     module.add_class::<array::Array>()?;
     module.add_class::<dtype::PyDType>()?;
     module.add_class::<session::PySession>()?;

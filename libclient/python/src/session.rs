@@ -4,15 +4,14 @@
 //! which the client library does. A forked child has a process generation of its own and so finds no session: it
 //! opens one at first use, and the parent's is left alone, never even dropped.
 //!
-//! Waiting releases the interpreter, and looks for signals a few times a second.
+//! Waiting releases the interpreter, and hears its signals.
 
 use std::cell::RefCell;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
 
 use pyo3::prelude::*;
-use tensord_client::{Error, Options, Session, Site, Tensor};
+use tensord_client::{Error, Options, Runtime, Session, Site, Tensor};
 use tensord_shm::control::Class;
 use tensord_shm::dtype::{DType, Scalar};
 use tensord_shm::error::Code;
@@ -21,9 +20,6 @@ use tensord_shm::op::{Elementwise, Op, Operand};
 
 use crate::errors::value_error;
 use crate::{debug, errors};
-
-/// How often a wait looks for signals.
-const SIGNALS_EVERY: Duration = Duration::from_millis(200);
 
 /// The default session of one process generation.
 struct Default {
@@ -44,6 +40,21 @@ struct Own {
 
 thread_local! {
     static OWN: RefCell<Option<Own>> = const { RefCell::new(None) };
+}
+
+/// The interpreter, as threads that wait in the client library need it.
+pub struct Interpreter;
+
+impl Runtime for Interpreter {
+    fn interrupted(&self) -> bool {
+        // An interpreter that is ending has no more handlers to call.
+        let heard = Python::try_attach(|py| py.check_signals().map_err(errors::keep_for_later));
+        heard.is_some_and(|heard| heard.is_err())
+    }
+
+    fn without_lock(&self, wait: &mut (dyn FnMut() + Send)) {
+        Python::try_attach(|py| py.detach(wait));
+    }
 }
 
 /// Does something with this thread's queue of the default session.
@@ -121,7 +132,12 @@ fn keep(session: Session) {
         generation: fork::generation(),
         session,
     };
-    OWN.set(Some(own));
+    // A handler of signals may come here while its thread submits: that thread finds the new session at its next call.
+    OWN.with(|kept| {
+        if let Ok(mut kept) = kept.try_borrow_mut() {
+            *kept = Some(own);
+        }
+    });
 }
 
 fn process_name() -> String {
@@ -225,8 +241,6 @@ pub fn stat_json(py: Python<'_>) -> PyResult<String> {
 #[pyfunction]
 pub fn synchronize(py: Python<'_>) -> PyResult<()> {
     let session = with(py, |session| Ok(session.clone()))?;
-    let mark = session.flush().map_err(|error| errors::later(py, error))?;
-    interruptible(py, |deadline| session.wait(mark, Some(deadline)))?;
     py.detach(|| session.synchronize())
         .map_err(|error| errors::later(py, error))
 }
@@ -240,22 +254,6 @@ pub fn flush(py: Python<'_>) -> PyResult<()> {
 /// The number of a source line.
 pub fn intern_site(file: &str, line: u32) -> u32 {
     Site::intern(file, line).0
-}
-
-/// Waits in pieces without the interpreter, so that Ctrl-C is heard.
-fn interruptible(
-    py: Python<'_>,
-    wait: impl Fn(Instant) -> Result<(), Error> + Sync,
-) -> PyResult<()> {
-    loop {
-        let until = Instant::now() + SIGNALS_EVERY;
-        match py.detach(|| wait(until)) {
-            Err(error) if error.code() == Code::WaitTimeout && Instant::now() >= until => {
-                py.check_signals()?
-            }
-            outcome => return outcome.map_err(|error| errors::later(py, error)),
-        }
-    }
 }
 
 // --------------------------------------------------------------------------------------------- submitting

@@ -11,6 +11,7 @@ import threading
 import numpy as np
 import pytest
 from check import same, values
+from conftest import Daemon
 
 
 def run(code, environment, *arguments):
@@ -157,6 +158,93 @@ def test_threads_have_queues_of_their_own(xp):
         same(xp, result, want + 200 * number, rtol=1e-5, atol=1e-3)
     total = results[0] + results[1] + results[2] + results[3]
     same(xp, total, 4 * want + 1200, rtol=1e-5, atol=1e-2)
+
+
+# -------------------------------------------------------------------------------------------------- waiting
+
+# The daemon's engine stands still meanwhile; should the interpreter hang, its threads' positions are the message.
+STOPPED = """
+import faulthandler, os, pathlib, signal, threading
+import tensord as xp
+
+faulthandler.dump_traceback_later(60, exit=True)
+daemon = int(os.environ["DAEMON"])
+children = pathlib.Path(f"/proc/{daemon}/task/{daemon}/children").read_text().split()
+engine = next(int(pid) for pid in children if b"engine" in pathlib.Path(f"/proc/{pid}/cmdline").read_bytes())
+x = xp.ones((4,))
+assert float(x[0]) == 1.0
+stop = lambda: os.kill(engine, signal.SIGSTOP)
+try:
+    WORK
+finally:
+    os.kill(engine, signal.SIGCONT)
+"""
+
+
+def run_beside_a_stopped_engine(work, tmp_path):
+    daemon = Daemon(tmp_path)
+    environment = dict(os.environ, TENSORD_SOCKET=daemon.path, TENSORD_AUTOSTART="0", DAEMON=str(daemon.process.pid))
+    said = run(STOPPED.replace("WORK", work.strip().replace("\n", "\n    ")), environment)
+    assert daemon.end() == 0
+    return said
+
+
+@pytest.mark.parametrize("wait", ["xp.asnumpy(y)", "float(y[0])", "xp.synchronize()"])
+def test_ctrl_c_ends_a_wait(wait, tmp_path):
+    work = f"""
+stop()
+y = x + 1.0
+threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT)).start()
+try:
+    {wait}
+except KeyboardInterrupt:
+    os.kill(engine, signal.SIGCONT)
+    print("interrupted", xp.asnumpy(y).tolist())
+"""
+    assert run_beside_a_stopped_engine(work, tmp_path) == "interrupted [2.0, 2.0, 2.0, 2.0]"
+
+
+def test_ctrl_c_ends_the_wait_for_room_in_a_full_ring(tmp_path):
+    work = """
+stop()
+count = 0
+threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()
+try:
+    while True:
+        y = x + float(count)
+        count += 1
+except KeyboardInterrupt:
+    os.kill(engine, signal.SIGCONT)
+    # The signal may have come before the ring was full, between submitting and counting.
+    print("interrupted", xp.asnumpy(y)[3] in (count, count + 1.0))
+"""
+    assert run_beside_a_stopped_engine(work, tmp_path) == "interrupted True"
+
+
+def test_a_full_ring_stops_its_own_thread_only(tmp_path):
+    work = """
+ready, go = threading.Event(), threading.Event()
+def submit():
+    global y
+    y = x
+    assert float(y[0]) == 1.0  # opens the thread's queue
+    ready.set()
+    go.wait()
+    for _ in range(200_000):
+        y = y + 1.0
+thread = threading.Thread(target=submit)
+thread.start()
+ready.wait()
+stop()
+go.set()
+# This thread goes on although that one cannot: else nobody would wake the engine.
+thread.join(0.5)
+assert thread.is_alive()
+os.kill(engine, signal.SIGCONT)
+thread.join()
+print(xp.asnumpy(y).tolist())
+"""
+    assert run_beside_a_stopped_engine(work, tmp_path) == "[200001.0, 200001.0, 200001.0, 200001.0]"
 
 
 # ----------------------------------------------------------------------------------------------------- fork

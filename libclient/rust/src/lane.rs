@@ -22,6 +22,7 @@ use crate::core::Core;
 use crate::error::Error;
 use crate::patience::Patience;
 use crate::ring::{Mark, Ring};
+use crate::runtime::{hear_signals, without_lock};
 use crate::site::Site;
 use crate::tensor::forget_recent;
 
@@ -200,17 +201,20 @@ impl Lane {
         ring.publish();
         let (epoch, head) = (ring.epoch, ring.head_wanted());
         drop(ring);
-        let waited = self.with_waiting(epoch, |waiting| {
-            let reader = &waiting.reader;
-            if waiting.patience.spin(|| reader.head() >= head) {
-                return Waited::Reached;
-            }
-            reader.wait_for_room(
-                &waiting.submission,
-                head,
-                None,
-                &mut SpinPolicy::sleep_at_once(),
-            )
+        // Submitting holds what other threads need, because it hardly ever comes to this.
+        let waited = without_lock(|| {
+            self.with_waiting(epoch, |waiting| {
+                let reader = &waiting.reader;
+                if waiting.patience.spin(|| reader.head() >= head) {
+                    return Waited::Reached;
+                }
+                reader.wait_for_room(
+                    &waiting.submission,
+                    head,
+                    None,
+                    &mut SpinPolicy::sleep_at_once(),
+                )
+            })
         });
         self.after_wait(waited)
     }
@@ -304,6 +308,7 @@ impl Lane {
         match waited {
             Waited::Reached | Waited::Elapsed => Ok(()),
             Waited::LookAtSocket => {
+                hear_signals()?;
                 self.core.look(Duration::ZERO)?;
                 // Nothing moves in an epoch that is over: the next news come by the socket.
                 if self.core.has_ended(self.state.epoch()) {

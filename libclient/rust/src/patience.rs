@@ -15,6 +15,8 @@ const YIELD_FOR: Duration = Duration::from_micros(50);
 const SHARED_YIELD: Duration = Duration::from_micros(3);
 /// So many of them in one wait are enough.
 const SHARED_YIELDS_MAX: u32 = 3;
+/// Looks between two yields, which take about as long as one of them.
+const LOOKS: usize = 32;
 /// A yield longer than this was slow.
 const SLOW_YIELD: Duration = Duration::from_millis(1);
 /// Most waits that sleep at once after yields that were in vain.
@@ -54,7 +56,12 @@ impl Patience {
                 self.sleeps_left = self.sleeps;
                 return reached();
             }
-            if reached() {
+            // Nobody else wants the core after a yield that came back at once: looking on costs less than the next one.
+            let looks = if took > SHARED_YIELD { 1 } else { LOOKS };
+            if (0..looks).any(|_| {
+                std::hint::spin_loop();
+                reached()
+            }) {
                 self.sleeps /= 2;
                 return true;
             }

@@ -24,7 +24,8 @@ use crate::site::Site;
 use crate::staging::Staged;
 use crate::tensor::Spare;
 
-/// Records after which the tail is published in any case.
+/// Records after which the tail is published in any case. With fewer at first the engine begins sooner, but reads so close behind the
+/// client that they take lines from each other: nothing is won.
 const PUBLISH_EVERY: u32 = 16;
 /// Pending releases that are worth a record of their own.
 const RELEASES_MAX: usize = 64;
@@ -311,7 +312,7 @@ impl Ring {
     /// Makes sure of room for a record of so many slots.
     #[inline]
     fn make_sure(&mut self, slots: u32) -> Result<(), Full> {
-        if self.producer.reserve(slots).is_err() {
+        if !self.producer.has_plenty() {
             self.producer.observe_head(self.reader.head());
             self.producer.reserve(slots)?;
         }
