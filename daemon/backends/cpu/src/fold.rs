@@ -73,6 +73,14 @@ unsafe fn rows<F: Rule>(lanes: *mut u8, x: *const u8, position: u64, rows: usize
     }
 }
 
+/// In a loop over chunks of 16 lanes: keeps LLVM from making vectors across the chunks, one for each lane, which it gathers where there
+/// is AVX-512. Along the lanes lie the vectors that one wants, and these it finds by itself.
+#[inline(always)]
+fn one_vector_of_lanes() {
+    // SAFETY: no instruction.
+    unsafe { std::arch::asm!("", options(nomem, nostack, preserves_flags)) };
+}
+
 /// `rows` for one reduction: positions begin at a multiple of 16 and stay in one block.
 #[inline(always)]
 unsafe fn row<F: Rule>(lanes: *mut F::A, x: *const F::X, position: u64, n: usize) {
@@ -89,6 +97,7 @@ unsafe fn row<F: Rule>(lanes: *mut F::A, x: *const F::X, position: u64, n: usize
         if n - done >= LANES {
             let mut own = lanes.cast::<[F::A; LANES]>().read();
             while n - done >= LANES {
+                one_vector_of_lanes();
                 let chunk = x.add(done).cast::<[F::X; LANES]>().read();
                 for l in 0..LANES {
                     own[l] = F::join(own[l], F::lift(chunk[l], position + (done + l) as u64));
