@@ -406,15 +406,27 @@ impl Consumer {
         while self.head != self.tail {
             let slot = (self.head & u64::from(self.slot_count - 1)) as u32;
             // SYNC: ordered by the Acquire in `refresh`. Read once; what the client does to it later is not seen.
-            let header = self.words.lines(slot as usize, 1)[0][0].load(Ordering::Relaxed);
+            let line = &self.words.lines(slot as usize, 1)[0];
+            let header = line[0].load(Ordering::Relaxed);
+            if self.tail - self.head > PREFETCH_BEHIND {
+                let behind = (self.head + PREFETCH_BEHIND) & u64::from(self.slot_count - 1);
+                self.words.prefetch(behind as usize);
+            }
+            if stated_slots(header) == 1 && stated_opcode(header) != OPCODE_PADDING {
+                // The usual record: one slot is published and does not wrap.
+                let copy = record.words.first_chunk_mut().expect("sixteen slots");
+                *copy =
+                    std::array::from_fn::<_, SLOT_WORDS, _>(|k| line[k].load(Ordering::Relaxed));
+                copy[0] = header;
+                record.len = SLOT_WORDS;
+                self.head += 1;
+                self.record_count += 1;
+                return Ok(Some(SLOT_WORDS));
+            }
             let slots = self.check(header, slot)?;
             if stated_opcode(header) == OPCODE_PADDING {
                 self.skip_padding(slot, slots)?;
                 continue;
-            }
-            if self.tail - self.head > PREFETCH_BEHIND {
-                let behind = (self.head + PREFETCH_BEHIND) & u64::from(self.slot_count - 1);
-                self.words.prefetch(behind as usize);
             }
             let lines = self.words.lines(slot as usize, slots as usize);
             let (copies, _) = record.words.as_chunks_mut::<SLOT_WORDS>();

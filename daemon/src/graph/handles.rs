@@ -169,8 +169,10 @@ impl Handles {
     /// Promises a handle that [`Handles::check_free`] allowed to a step of a trace.
     #[inline]
     pub fn promise(&mut self, handle: Handle, mark: Mark) {
-        // A state that is put together elsewhere is read before it has arrived.
-        self.occupy(handle, mark).state = State::Promised;
+        let slot = self.occupy(handle, mark);
+        debug_assert!(matches!(slot.state, State::Free), "checked by the caller");
+        // What is free has nothing to drop.
+        std::mem::forget(std::mem::replace(&mut slot.state, State::Promised));
     }
 
     #[inline(always)]

@@ -171,6 +171,7 @@ impl Queue {
     }
 
     /// Takes the next record, with a slot reserved for its failure.
+    #[inline]
     pub fn take(&mut self, buffer: &mut RecordBuf) -> Taken {
         match self.ends.completion.reserve_error(&self.ends.submission) {
             Ok(true) => {}

@@ -21,7 +21,7 @@ use tensord_shm::handle::Handle;
 use tensord_shm::layout::{Layout, Shape};
 use tensord_shm::op::{Meta, Op, Operand, scalar_meta};
 use tensord_shm::record::{
-    Frame, Request, attributes_of, decode, frame_of, is_canonical, released_by,
+    Frame, Request, attributes_of, decode, frame_of, is_canonical, released_by, releases_of,
 };
 
 use crate::graph::branch::{Act, Arg, Branch, Branches};
@@ -131,96 +131,18 @@ pub enum Accepted {
     Strange,
 }
 
-/// See the file's head.
+/// What the records accepted have named that is not theirs.
 #[derive(Default)]
-pub struct Trace {
+struct Seen {
     /// Of all traces, this one; new each time it begins.
     number: u64,
-    steps: Steps,
     externals: Vec<External>,
     scalars: Vec<Scalar>,
-    /// Steps that compute.
-    operations: usize,
-    largest_bytes: u64,
-    /// Timeline values of the first and last step that computes.
-    first: u64,
-    last: u64,
     /// The key of the record at hand.
     key: Vec<u64>,
 }
 
-impl Trace {
-    /// Steps so far.
-    pub fn len(&self) -> usize {
-        self.steps.len()
-    }
-
-    /// Is nothing in it?
-    pub fn is_empty(&self) -> bool {
-        self.steps.len() == 0
-    }
-
-    /// Timeline value of the first operation that computes.
-    pub fn first_number(&self) -> Option<u64> {
-        (self.operations > 0).then_some(self.first)
-    }
-
-    /// Timeline value of the last operation that computes.
-    pub fn last_number(&self) -> u64 {
-        self.last
-    }
-
-    /// Number of operations that compute.
-    pub fn operations(&self) -> usize {
-        self.operations
-    }
-
-    /// Bytes of the largest result.
-    pub fn largest_bytes(&self) -> u64 {
-        self.largest_bytes
-    }
-
-    /// Is it this trace that has promised the handle, or made it?
-    pub fn made(&self, mark: Mark) -> bool {
-        !self.is_empty() && mark.trace() == self.number && matches!(mark.place(), Place::Step(_))
-    }
-
-    // ------------------------------------------------------------------ accept
-
-    /// Takes one record with timeline value and source position, and lets go what it releases.
-    pub fn accept(
-        &mut self,
-        branches: &mut Branches,
-        handles: &mut Handles,
-        words: &[u64],
-        (number, site): (u64, u32),
-    ) -> Accepted {
-        let Some(frame) = frame_of(words).filter(|_| self.steps.len() < PLACES_MAX) else {
-            return Accepted::Strange;
-        };
-        if handles.check_free(frame.out).is_err() {
-            return Accepted::Strange;
-        }
-        if self.steps.len() == 0 {
-            self.number = branches.number();
-        }
-        let before = self.extent();
-        let branch = match self.describe(handles, &frame, words) {
-            None => None,
-            Some(()) => branches
-                .find(self.at(), &self.key)
-                .or_else(|| self.learn(branches, handles, &frame, words)),
-        };
-        let Some(branch) = branch else {
-            self.undo(before);
-            return Accepted::Strange;
-        };
-        if !self.is_empty() {
-            branch.set_pattern(self.pattern(handles, &frame, words, before));
-        }
-        self.take(handles, branch, (frame.out, words), (number, site), before)
-    }
-
+impl Seen {
     /// Externals and scalars so far.
     #[inline]
     fn extent(&self) -> (usize, usize) {
@@ -235,92 +157,7 @@ impl Trace {
         self.scalars.truncate(scalars);
     }
 
-    /// Makes a record whose branch is known the next step.
-    #[inline(always)]
-    fn take(
-        &mut self,
-        handles: &mut Handles,
-        branch: Rc<Branch>,
-        (out, words): (Handle, &[u64]),
-        (number, site): (u64, u32),
-        before: (usize, usize),
-    ) -> Accepted {
-        let place = Place::Step(self.steps.len() as u32);
-        handles.promise(out, Mark::new(self.number, place));
-        for handle in released_by(words) {
-            // A release of nothing is no fault of the operation's.
-            let _ = handles.release(handle);
-        }
-        let accepted = match branch.result_bytes {
-            Some(bytes) => {
-                if self.operations == 0 {
-                    self.first = number;
-                }
-                self.last = number;
-                self.operations += 1;
-                self.largest_bytes = self.largest_bytes.max(bytes);
-                Accepted::Computed
-            }
-            None => Accepted::Viewed,
-        };
-        self.steps
-            .push(branch, out, (number, site), before.1 as u32);
-        accepted
-    }
-
-    fn at(&self) -> Option<&Rc<Branch>> {
-        self.steps.branches.last()
-    }
-
-    /// Writes the record's key, takes its scalars out and notes outside tensors. `None` where it names what cannot be read, or
-    /// what another trace has promised.
-    fn describe(&mut self, handles: &mut Handles, frame: &Frame<'_>, words: &[u64]) -> Option<()> {
-        self.key.clear();
-        self.key.push(u64::from(frame.opcode));
-        self.key.push(frame.counts);
-        for (position, &word) in frame.operands.iter().enumerate() {
-            if frame.is_immediate(position) {
-                let dtype = frame.operand_dtype(position);
-                self.scalars.push(Scalar(word).truncated(dtype));
-                continue;
-            }
-            let handle = Handle::from_wire(word)?;
-            let mark = handles.mark(handle)?;
-            match mark.place() {
-                Place::Step(step) if mark.trace() == self.number => {
-                    self.key.push(STEP | u64::from(step));
-                }
-                // Promised by another queue of the session.
-                Place::Step(_) => return None,
-                Place::External(e) if mark.trace() == self.number && self.knows(e, handle) => {
-                    self.key.push(EXTERNAL | u64::from(e));
-                }
-                Place::External(_) => self.describe_external(handles, handle)?,
-            }
-        }
-        let dtype = frame.attribute_dtype();
-        let scalars = frame.immediates.iter();
-        self.scalars
-            .extend(scalars.map(|&word| Scalar(word).truncated(dtype)));
-        self.key.extend_from_slice(frame.attributes);
-        for handle in released_by(words) {
-            let step = if handle == frame.out {
-                self.steps.len() as u32
-            } else {
-                match handles.mark(handle) {
-                    Some(mark) => match mark.place() {
-                        Place::Step(step) if mark.trace() == self.number => step,
-                        Place::Step(_) => return None,
-                        Place::External(_) => continue,
-                    },
-                    None => continue,
-                }
-            };
-            self.key.push(RELEASED | u64::from(step));
-        }
-        Some(())
-    }
-
+    #[inline]
     fn knows(&self, external: u32, handle: Handle) -> bool {
         self.externals
             .get(external as usize)
@@ -369,6 +206,189 @@ impl Trace {
         });
         let place = Place::External(index);
         handles.set_mark(handle, Mark::new(self.number, place));
+        Some(())
+    }
+}
+
+/// See the file's head.
+#[derive(Default)]
+pub struct Trace {
+    seen: Seen,
+    steps: Steps,
+    /// Steps that compute.
+    operations: usize,
+    largest_bytes: u64,
+    /// Timeline values of the first and last step that computes.
+    first: u64,
+    last: u64,
+}
+
+impl Trace {
+    /// Steps so far.
+    pub fn len(&self) -> usize {
+        self.steps.len()
+    }
+
+    /// Is nothing in it?
+    pub fn is_empty(&self) -> bool {
+        self.steps.len() == 0
+    }
+
+    /// Timeline value of the first operation that computes.
+    pub fn first_number(&self) -> Option<u64> {
+        (self.operations > 0).then_some(self.first)
+    }
+
+    /// Timeline value of the last operation that computes.
+    pub fn last_number(&self) -> u64 {
+        self.last
+    }
+
+    /// Number of operations that compute.
+    pub fn operations(&self) -> usize {
+        self.operations
+    }
+
+    /// Bytes of the largest result.
+    pub fn largest_bytes(&self) -> u64 {
+        self.largest_bytes
+    }
+
+    /// Is it this trace that has promised the handle, or made it?
+    pub fn made(&self, mark: Mark) -> bool {
+        !self.is_empty()
+            && mark.trace() == self.seen.number
+            && matches!(mark.place(), Place::Step(_))
+    }
+
+    // ------------------------------------------------------------------ accept
+
+    /// Takes one record with timeline value and source position, and lets go what it releases.
+    pub fn accept(
+        &mut self,
+        branches: &mut Branches,
+        handles: &mut Handles,
+        words: &[u64],
+        (number, site): (u64, u32),
+    ) -> Accepted {
+        let Some(frame) = frame_of(words).filter(|_| self.steps.len() < PLACES_MAX) else {
+            return Accepted::Strange;
+        };
+        if handles.check_free(frame.out).is_err() {
+            return Accepted::Strange;
+        }
+        if self.steps.len() == 0 {
+            self.seen.number = branches.number();
+        }
+        let before = self.seen.extent();
+        let branch = match self.describe(handles, &frame, words) {
+            None => None,
+            Some(()) => branches
+                .find(self.at(), &self.seen.key)
+                .or_else(|| self.learn(branches, handles, &frame, words)),
+        };
+        let Some(branch) = branch else {
+            self.seen.undo(before);
+            return Accepted::Strange;
+        };
+        if !self.is_empty() {
+            branch.set_pattern(self.pattern(handles, &frame, words, before));
+        }
+        self.take(
+            handles,
+            branch,
+            (frame.out, releases_of(words)),
+            (number, site),
+            before,
+        )
+    }
+
+    /// Makes a record whose branch is known the next step.
+    #[inline(always)]
+    fn take(
+        &mut self,
+        handles: &mut Handles,
+        branch: Rc<Branch>,
+        (out, releases): (Handle, &[u64]),
+        (number, site): (u64, u32),
+        before: (usize, usize),
+    ) -> Accepted {
+        let place = Place::Step(self.steps.len() as u32);
+        handles.promise(out, Mark::new(self.seen.number, place));
+        for handle in releases.iter().filter_map(|&word| Handle::from_wire(word)) {
+            // A release of nothing is no fault of the operation's.
+            let _ = handles.release(handle);
+        }
+        let accepted = match branch.result_bytes {
+            Some(bytes) => {
+                if self.operations == 0 {
+                    self.first = number;
+                }
+                self.last = number;
+                self.operations += 1;
+                self.largest_bytes = self.largest_bytes.max(bytes);
+                Accepted::Computed
+            }
+            None => Accepted::Viewed,
+        };
+        self.steps
+            .push(branch, out, (number, site), before.1 as u32);
+        accepted
+    }
+
+    fn at(&self) -> Option<&Rc<Branch>> {
+        self.steps.branches.last()
+    }
+
+    /// Writes the record's key, takes its scalars out and notes outside tensors. `None` where it names what cannot be read, or
+    /// what another trace has promised.
+    fn describe(&mut self, handles: &mut Handles, frame: &Frame<'_>, words: &[u64]) -> Option<()> {
+        self.seen.key.clear();
+        self.seen.key.push(u64::from(frame.opcode));
+        self.seen.key.push(frame.counts);
+        for (position, &word) in frame.operands.iter().enumerate() {
+            if frame.is_immediate(position) {
+                let dtype = frame.operand_dtype(position);
+                self.seen.scalars.push(Scalar(word).truncated(dtype));
+                continue;
+            }
+            let handle = Handle::from_wire(word)?;
+            let mark = handles.mark(handle)?;
+            match mark.place() {
+                Place::Step(step) if mark.trace() == self.seen.number => {
+                    self.seen.key.push(STEP | u64::from(step));
+                }
+                // Promised by another queue of the session.
+                Place::Step(_) => return None,
+                Place::External(e)
+                    if mark.trace() == self.seen.number && self.seen.knows(e, handle) =>
+                {
+                    self.seen.key.push(EXTERNAL | u64::from(e));
+                }
+                Place::External(_) => self.seen.describe_external(handles, handle)?,
+            }
+        }
+        let dtype = frame.attribute_dtype();
+        let scalars = frame.immediates.iter();
+        self.seen
+            .scalars
+            .extend(scalars.map(|&word| Scalar(word).truncated(dtype)));
+        self.seen.key.extend_from_slice(frame.attributes);
+        for handle in released_by(words) {
+            let step = if handle == frame.out {
+                self.steps.len() as u32
+            } else {
+                match handles.mark(handle) {
+                    Some(mark) => match mark.place() {
+                        Place::Step(step) if mark.trace() == self.seen.number => step,
+                        Place::Step(_) => return None,
+                        Place::External(_) => continue,
+                    },
+                    None => continue,
+                }
+            };
+            self.seen.key.push(RELEASED | u64::from(step));
+        }
         Some(())
     }
 
@@ -429,14 +449,14 @@ impl Trace {
                 attribute_scalars: frame.immediates.len(),
             }
         };
-        Some(branches.add(self.at(), &self.key, act))
+        Some(branches.add(self.at(), &self.seen.key, act))
     }
 
     fn meta(&self, place: Place) -> Option<Meta> {
         match place {
             Place::Step(step) => self.steps.branches.get(step as usize)?.meta().copied(),
             Place::External(e) => {
-                let External { value, view, .. } = self.externals.get(e as usize)?;
+                let External { value, view, .. } = self.seen.externals.get(e as usize)?;
                 let shape = view.as_ref().map_or(value.meta.shape, |view| view.shape);
                 let dtype = value.meta.dtype;
                 Some(Meta { dtype, shape })
@@ -448,7 +468,7 @@ impl Trace {
     fn layout(&self, place: Place) -> Option<(Place, Shape, Layout)> {
         match place {
             Place::External(e) => {
-                let external = self.externals.get(e as usize)?;
+                let external = self.seen.externals.get(e as usize)?;
                 Some((place, external.value.meta.shape, external.layout()))
             }
             Place::Step(step) => match &*self.steps.branches.get(step as usize)?.act {
@@ -474,16 +494,16 @@ impl Trace {
         words: &[u64],
         kept: &[u64],
     ) {
-        self.key.clear();
+        self.seen.key.clear();
         for handle in released_by(words) {
             if let Some(mark) = handles.mark(handle).filter(|mark| self.made(*mark))
                 && let Place::Step(step) = mark.place()
                 && !kept.contains(&handle.wire())
             {
-                self.key.push(RELEASED | u64::from(step));
+                self.seen.key.push(RELEASED | u64::from(step));
             }
         }
-        if !self.key.is_empty() {
+        if !self.seen.key.is_empty() {
             self.note(branches);
         }
     }
@@ -519,8 +539,8 @@ impl Trace {
         let Some(Place::Step(step)) = mark.map(Mark::place) else {
             return;
         };
-        self.key.clear();
-        self.key.push(READ | u64::from(step));
+        self.seen.key.clear();
+        self.seen.key.push(READ | u64::from(step));
         self.note(branches);
         if let Some(binding) = self.binding(step, queue) {
             handles.keep_promise(handle, binding);
@@ -529,13 +549,13 @@ impl Trace {
 
     fn note(&mut self, branches: &mut Branches) {
         let branch = branches
-            .find(self.at(), &self.key)
-            .unwrap_or_else(|| branches.add(self.at(), &self.key, Act::Note));
+            .find(self.at(), &self.seen.key)
+            .unwrap_or_else(|| branches.add(self.at(), &self.seen.key, Act::Note));
         let none = Handle {
             index: 0,
             generation: 0,
         };
         self.steps
-            .push(branch, none, (0, 0), self.scalars.len() as u32);
+            .push(branch, none, (0, 0), self.seen.scalars.len() as u32);
     }
 }

@@ -8,9 +8,9 @@ use std::rc::Rc;
 
 use tensord_shm::dtype::{DType, Scalar};
 use tensord_shm::handle::Handle;
-use tensord_shm::record::{FRAME_WORDS, Frame, releases_of};
+use tensord_shm::record::{Frame, releases_of};
 
-use super::{Accepted, Trace};
+use super::{Accepted, Seen, Trace};
 use crate::graph::branch::Branch;
 use crate::graph::handles::{Handles, Mark, PLACES_MAX, Place};
 
@@ -42,6 +42,8 @@ pub struct Pattern {
     counts: u64,
     /// The words behind these.
     body: Box<[Want]>,
+    /// The first of them that lets a handle go.
+    releases: usize,
 }
 
 impl Trace {
@@ -66,7 +68,7 @@ impl Trace {
             let mark = Handle::from_wire(word).and_then(|handle| handles.mark(handle));
             let (want, len) = match mark.unwrap_or_default().place() {
                 Place::External(e) if e as usize == next => {
-                    let len = self.externals[next].description_words();
+                    let len = self.seen.externals[next].description_words();
                     next += 1;
                     (Want::New(at, len), len)
                 }
@@ -79,6 +81,7 @@ impl Trace {
         let dtype = frame.attribute_dtype();
         body.extend(frame.immediates.iter().map(|_| Want::Scalar(dtype)));
         body.extend(frame.attributes.iter().map(|&word| Want::Same(word)));
+        let releases = body.len();
         body.extend(releases_of(words).iter().map(|&word| {
             let handle = Handle::from_wire(word);
             let mark = handle.and_then(|handle| handles.mark(handle));
@@ -92,6 +95,7 @@ impl Trace {
             head: words[0] as u32,
             counts: words[2],
             body: body.into(),
+            releases,
         }
     }
 
@@ -99,7 +103,9 @@ impl Trace {
     /// about the record.
     #[inline(never)]
     pub fn follow(&mut self, handles: &mut Handles, words: &[u64], about: (u64, u32)) -> Accepted {
-        let (&[head, out, counts, ..], Some(parent)) = (words, self.at().cloned()) else {
+        let (&[head, out, counts, ref body @ ..], Some(parent)) =
+            (words, self.steps.branches.last())
+        else {
             return Accepted::Strange;
         };
         if self.steps.len() >= PLACES_MAX {
@@ -109,35 +115,41 @@ impl Trace {
         else {
             return Accepted::Strange;
         };
-        let before = self.extent();
-        for branch in parent.children().iter() {
-            if let Some(pattern) = &*branch.pattern()
-                && (head as u32, counts) == (pattern.head, pattern.counts)
-            {
-                if self.fits(handles, branch, pattern, words) {
-                    return self.take(handles, Rc::clone(branch), (out, words), about, before);
-                }
-                self.undo(before);
+        let before = self.seen.extent();
+        let known = parent.children().iter().find_map(|branch| {
+            let pattern = branch.pattern();
+            let pattern = pattern.as_ref()?;
+            if (head as u32, counts) != (pattern.head, pattern.counts) {
+                return None;
             }
+            let body = body.get(..pattern.body.len())?;
+            if self.seen.fits(handles, branch, &pattern.body, body, out) {
+                return Some((Rc::clone(branch), &body[pattern.releases..]));
+            }
+            self.seen.undo(before);
+            None
+        });
+        match known {
+            Some((branch, releases)) => self.take(handles, branch, (out, releases), about, before),
+            None => Accepted::Strange,
         }
-        Accepted::Strange
     }
+}
 
-    /// Is every word of the body as it has to be? Takes scalars out and notes outside tensors.
+impl Seen {
+    /// Is every word of a record's body as it has to be? Takes scalars out and notes outside tensors.
     #[inline(always)]
     fn fits(
         &mut self,
         handles: &mut Handles,
         branch: &Branch,
-        pattern: &Pattern,
-        words: &[u64],
+        wants: &[Want],
+        body: &[u64],
+        out: Handle,
     ) -> bool {
-        let Some(body) = words.get(FRAME_WORDS..FRAME_WORDS + pattern.body.len()) else {
-            return false;
-        };
-        for (want, &word) in pattern.body.iter().zip(body) {
+        wants.iter().zip(body).all(|(want, &word)| {
             let marked = |place| handles.is_marked(word, Mark::new(self.number, place));
-            let fits = match *want {
+            match *want {
                 Want::Step(step) => marked(Place::Step(step)),
                 Want::External(e) => {
                     let handle = Handle::from_wire(word);
@@ -149,14 +161,10 @@ impl Trace {
                 }
                 Want::Same(same) => word == same,
                 Want::New(at, len) => self.is_described(handles, branch, word, (at, len)),
-                Want::Own => word == words[1],
-                Want::Foreign => word != words[1] && is_foreign(handles, word),
-            };
-            if !fits {
-                return false;
+                Want::Own => word == out.wire(),
+                Want::Foreign => word != out.wire() && is_foreign(handles, word),
             }
-        }
-        true
+        })
     }
 
     /// Is it an outside tensor not read before, described as the key says?

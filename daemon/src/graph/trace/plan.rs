@@ -53,7 +53,7 @@ impl Trace {
                 let (base, view) = (*base, layout.clone());
                 let value = match base {
                     Place::Step(base) => self.value(base, queue)?,
-                    Place::External(e) => Rc::clone(&self.externals.get(e as usize)?.value),
+                    Place::External(e) => Rc::clone(&self.seen.externals.get(e as usize)?.value),
                 };
                 Some(Binding { value, view })
             }
@@ -66,6 +66,7 @@ impl Trace {
     pub fn replay(&mut self, handles: &mut Handles, queue: u32) -> Option<Replay> {
         let ending = self.at()?.ending()?;
         if self
+            .seen
             .externals
             .iter()
             .any(|external| external.value.failure().is_some())
@@ -82,7 +83,12 @@ impl Trace {
         }
         let scalar = |source: &ScalarSource| match *source {
             ScalarSource::Fixed(scalar) => scalar,
-            ScalarSource::At(k) => self.scalars.get(k as usize).copied().unwrap_or(Scalar(0)),
+            ScalarSource::At(k) => self
+                .seen
+                .scalars
+                .get(k as usize)
+                .copied()
+                .unwrap_or(Scalar(0)),
         };
         let inputs = ending.inputs.iter();
         let mut requests = Vec::with_capacity(self.operations);
@@ -93,7 +99,7 @@ impl Trace {
             template: Rc::clone(&ending.template),
             immediates: ending.scalars.iter().map(scalar).collect(),
             inputs: inputs
-                .map(|&e| Rc::clone(&self.externals[e as usize].value))
+                .map(|&e| Rc::clone(&self.seen.externals[e as usize].value))
                 .collect(),
             outputs,
             requests,
@@ -113,11 +119,11 @@ impl Trace {
     }
 
     fn clear(&mut self) {
-        for external in self.externals.drain(..) {
+        for external in self.seen.externals.drain(..) {
             external.value.drop_use();
         }
         self.steps.clear();
-        self.scalars.clear();
+        self.seen.scalars.clear();
         self.operations = 0;
         self.largest_bytes = 0;
     }
@@ -128,9 +134,9 @@ impl Trace {
             end: self.at().cloned(),
             steps: Vec::with_capacity(self.operations),
             alive: Vec::new(),
-            externals: Vec::with_capacity(self.externals.len()),
+            externals: Vec::with_capacity(self.seen.externals.len()),
         };
-        let scalars = std::mem::take(&mut self.scalars);
+        let scalars = std::mem::take(&mut self.seen.scalars);
         for step in 0..self.steps.len() as u32 {
             let at = step as usize;
             let branch = Rc::clone(&self.steps.branches[at]);
@@ -159,7 +165,7 @@ impl Trace {
                             Some(NodeArg::Value(value, view))
                         }
                         Arg::Tensor(Place::External(e)) => {
-                            let external = &self.externals[e as usize];
+                            let external = &self.seen.externals[e as usize];
                             let value = Rc::clone(&external.value);
                             Some(NodeArg::Value(value, external.view.clone()))
                         }
@@ -186,7 +192,7 @@ impl Trace {
                 lesson.alive.push(step);
             }
         }
-        let externals = self.externals.iter();
+        let externals = self.seen.externals.iter();
         lesson
             .externals
             .extend(externals.map(|external| (Rc::clone(&external.value), external.alias)));

@@ -161,8 +161,11 @@ fn a_followed_record_is_where_describing_it_leads() {
             assert_eq!(ours, theirs, "round {round}, step {step}");
             followed += u32::from(was_followed);
             described += u32::from(!was_followed);
-            assert_eq!(fast.trace.scalars, plain.trace.scalars);
-            assert_eq!(fast.trace.externals.len(), plain.trace.externals.len());
+            assert_eq!(fast.trace.seen.scalars, plain.trace.seen.scalars);
+            assert_eq!(
+                fast.trace.seen.externals.len(),
+                plain.trace.seen.externals.len()
+            );
             let ends = (fast.trace.at(), plain.trace.at());
             if let (Some(ours), Some(theirs)) = ends {
                 assert!(Rc::ptr_eq(ours, theirs), "round {round}, step {step}");
