@@ -5,6 +5,7 @@ import os
 import sys
 from pathlib import Path
 
+import emulated
 import machine
 
 HERE = Path(__file__).resolve().parent
@@ -49,3 +50,14 @@ def test_time_and_memory_of_this_process():
     assert machine.run_time_s([os.getpid()]) > 0
     assert machine.private_bytes([os.getpid()]) > 1 << 20
     assert sys.modules["machine"].name()
+
+
+def test_the_emulated_machine_is_read_from_its_serial_line(tmp_path):
+    serial = tmp_path / "serial.txt"
+    assert emulated.results(serial) == ("", None)
+    serial.write_bytes(b"[ 50%]\r\n3 passed in 1.00s\r\nBITS\r\neyJhIjog\r\n")
+    assert emulated.results(serial)[1] is None
+    with open(serial, "ab") as file:
+        file.write(b"ImIifQ==\r\nEND\r\n")
+    text, bits = emulated.results(serial)
+    assert "3 passed" in text and bits == b'{"a": "b"}'
