@@ -128,7 +128,7 @@ impl DType {
     }
 
     /// The dtype in which sums and products of this dtype are accumulated inside one operation: f32 for
-    /// f16 and bf16, i32 for i8 in `contract`, the dtype itself otherwise.
+    /// f16 and bf16, the dtype itself otherwise.
     pub const fn accumulator(self) -> DType {
         match self {
             DType::F16 | DType::Bf16 => DType::F32,
@@ -140,6 +140,21 @@ impl DType {
 impl fmt::Display for DType {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())
+    }
+}
+
+/// Converts to f32 so that rounding the result again to fewer bits is one rounding of the original: an inexact result is the
+/// neighbour with an odd last bit ("round to odd", Boldo and Melquiond 2005).
+#[inline(always)]
+pub fn round_to_odd(x: f64) -> f32 {
+    let near = x as f32;
+    let back = f64::from(near);
+    let inward = if back.abs() > x.abs() { 1 } else { 0 };
+    let odd = near.to_bits().wrapping_sub(inward) | 1;
+    if back == x || x.is_nan() {
+        near
+    } else {
+        f32::from_bits(odd)
     }
 }
 
@@ -160,8 +175,9 @@ impl Scalar {
             DType::U16 => u64::from(value as u16),
             DType::U32 => u64::from(value as u32),
             DType::U64 => value as u64,
-            DType::F16 => u64::from(half::f16::from_f64(value).to_bits()),
-            DType::Bf16 => u64::from(half::bf16::from_f64(value).to_bits()),
+            // Not `from_f64`: that rounds twice where the processor converts f32 only, and drops bits elsewhere.
+            DType::F16 => u64::from(half::f16::from_f32(round_to_odd(value)).to_bits()),
+            DType::Bf16 => u64::from(half::bf16::from_f32(round_to_odd(value)).to_bits()),
             DType::F32 => u64::from((value as f32).to_bits()),
             DType::F64 => value.to_bits(),
         };
@@ -206,6 +222,26 @@ impl Scalar {
                 8 => self,
                 size => Scalar(self.0 & ((1u64 << (size * 8)) - 1)),
             },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_scalar_of_a_narrow_float_is_rounded_once_to_nearest_even() {
+        for (dtype, largest) in [(DType::F16, 0x7bff), (DType::Bf16, 0x7f7f)] {
+            for low in 0..largest {
+                let (below, above) = (Scalar(low), Scalar(low + 1));
+                // Exact: the operands have half the bits of f64.
+                let middle = (below.to_f64(dtype) + above.to_f64(dtype)) / 2.0;
+                let even = if low % 2 == 0 { below } else { above };
+                let (less, more) = (middle.next_down(), middle.next_up());
+                let rounded = [less, middle, more].map(|x| Scalar::from_f64(x, dtype));
+                assert_eq!(rounded, [below, even, above], "{dtype} around {middle:e}");
+            }
         }
     }
 }

@@ -8,6 +8,8 @@
     reason = "lane functions have the names and definitions of the operation table"
 )]
 
+use tensord_shm::dtype::round_to_odd;
+
 /// Rounds to the nearest f16, halves to even, and keeps it as f32. NaN stays NaN (quiet, its payload cut as the hardware does).
 #[inline(always)]
 pub fn round_f16(x: f32) -> f32 {
@@ -95,31 +97,16 @@ pub fn f32_to_bf16(x: f32) -> u16 {
     }) as u16
 }
 
-/// Converts to f32 so that rounding the result again to fewer bits is one rounding of the original: an inexact result is the
-/// neighbour with an odd last bit ("round to odd", Boldo and Melquiond 2005).
-#[inline(always)]
-pub fn f64_to_f32_odd(x: f64) -> f32 {
-    let near = x as f32;
-    let back = f64::from(near);
-    let inward = if back.abs() > x.abs() { 1 } else { 0 };
-    let odd = near.to_bits().wrapping_sub(inward) | 1;
-    if back == x || x.is_nan() {
-        near
-    } else {
-        f32::from_bits(odd)
-    }
-}
-
 /// f64 to f16, held as f32.
 #[inline(always)]
 pub fn f64_to_f16(x: f64) -> f32 {
-    round_f16(f64_to_f32_odd(x))
+    round_f16(round_to_odd(x))
 }
 
 /// f64 to bf16, held as f32.
 #[inline(always)]
 pub fn f64_to_bf16(x: f64) -> f32 {
-    round_bf16(f64_to_f32_odd(x))
+    round_bf16(round_to_odd(x))
 }
 
 /// Float to integer: truncates, saturates, NaN is 0.
