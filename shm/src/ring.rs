@@ -347,6 +347,11 @@ impl RecordBuf {
     pub fn words(&self) -> &[u64] {
         &self.words[..self.len]
     }
+
+    /// The same, to change: the copy is the engine's own.
+    pub fn words_mut(&mut self) -> &mut [u64] {
+        &mut self.words[..self.len]
+    }
 }
 
 /// The engine's end.

@@ -8,6 +8,7 @@ use tensord_shm::completion::{ErrorEntry, QueueState, Reader, SpinPolicy, Waited
 use tensord_shm::control::{ControlError, Hello, Message, RESEND_AFTER, Reply, Request};
 use tensord_shm::control_socket::ControlSocket;
 use tensord_shm::doorbell::Doorbell;
+use tensord_shm::handle::Handle;
 use tensord_shm::record::{Encoder, Request as Record};
 use tensord_shm::ring::Producer;
 use tensord_shm::segment::{CompletionMap, SubmissionMapMut};
@@ -47,6 +48,7 @@ impl RawClient {
         let socket = ControlSocket::connect(path).expect("the socket accepts");
         let hello = Hello {
             name: "raw".into(),
+            slot_count: 1024,
             ..Hello::default()
         };
         let (reply, fds) = ask(&socket, 1, &Request::Hello(hello));
@@ -79,6 +81,13 @@ impl RawClient {
 
     /// Writes words as a record, whatever they say, and publishes them; gives the record's timeline value.
     pub fn push_words(&mut self, words: &[u64]) -> u64 {
+        self.write_words(words);
+        self.publish();
+        self.producer.record_count()
+    }
+
+    /// Writes words as a record and keeps them back until the next one is published.
+    pub fn write_words(&mut self, words: &[u64]) {
         assert!(words.len().is_multiple_of(8));
         self.producer.observe_head(self.reader.head());
         let slots = (words.len() / 8) as u32;
@@ -87,8 +96,6 @@ impl RawClient {
             slot.write(index, line.try_into().expect("lines of eight"));
         }
         slot.commit();
-        self.publish();
-        self.producer.record_count()
     }
 
     fn publish(&mut self) {
@@ -99,8 +106,16 @@ impl RawClient {
 
     /// The words of a request.
     pub fn encode(request: &Record) -> Vec<u64> {
+        RawClient::encode_releasing(request, &[])
+    }
+
+    /// The words of a request that releases handles when it is done.
+    pub fn encode_releasing(request: &Record, released: &[Handle]) -> Vec<u64> {
         let mut encoder = Encoder::default();
         encoder.request(request, 77).expect("it fits a record");
+        for &handle in released {
+            assert!(encoder.release(handle), "it fits a record");
+        }
         encoder.finish(None).to_vec()
     }
 
@@ -137,6 +152,11 @@ impl RawClient {
         }
         let found = self.failures.iter().find(|entry| entry.value == value);
         Ok(found.copied())
+    }
+
+    /// The failures seen so far.
+    pub fn failures(&self) -> &[ErrorEntry] {
+        &self.failures
     }
 
     /// What the daemon says last before it hangs up.

@@ -242,10 +242,54 @@ fn wrong_requests_fail_alone_and_say_why() {
         (Code::from_wire(entry.code), entry.origin),
         (Some(Code::Poisoned), value)
     );
+    // A release of nothing is the fault of a record that only releases, and of no other.
+    for (request, fails) in [
+        (Request::Release, true),
+        (inline(handle(41, 1), &[2], 1), false),
+    ] {
+        let value = raw.push_words(&RawClient::encode_releasing(&request, &[handle(63, 9)]));
+        let entry = raw.outcome(value).expect("open");
+        assert_eq!(entry.is_some(), fails, "{request:?}");
+    }
+    let value = raw.push(&compute_of(Op::Copy, handle(42, 1), &[handle(41, 1)]));
+    assert_eq!(raw.outcome(value), Ok(None), "the upload is there");
     let value = raw.push(&ones(handle(40, 1), &[5]));
     assert_eq!(raw.outcome(value), Ok(None), "the session still computes");
     neighbour.still_answers();
     neighbour.stop();
+    daemon.stop();
+}
+
+/// A full window is planned before the record behind it is accepted, and what that one releases is let go before that: once.
+#[test]
+fn what_is_released_behind_a_full_window_is_released_once() {
+    const CHAIN: u32 = 300;
+    let daemon = Daemon::start("releases", "");
+    let kinds: [(&str, Request); 4] = [
+        ("release", Request::Release),
+        ("no-op", Request::NoOp),
+        ("flush", Request::Flush),
+        ("upload", inline(handle(CHAIN, 1), &[2], 1)),
+    ];
+    let neg = Op::Elementwise(Elementwise::Neg);
+    for (what, request) in kinds {
+        // A window is full at 256 operations: these stand before, just behind and after that.
+        for behind in 253..260 {
+            let mut raw = RawClient::connect(&daemon.socket);
+            raw.write_words(&RawClient::encode(&ones(handle(0, 1), &[2])));
+            for k in 1..CHAIN {
+                let next = compute_of(neg.clone(), handle(k, 1), &[handle(k - 1, 1)]);
+                raw.write_words(&RawClient::encode(&next));
+                if k + 1 == behind {
+                    let two = [handle(k - 1, 1), handle(k - 2, 1)];
+                    raw.write_words(&RawClient::encode_releasing(&request, &two));
+                }
+            }
+            let value = raw.push(&Request::NoOp);
+            assert_eq!(raw.outcome(value), Ok(None), "open");
+            assert_eq!(raw.failures(), [], "{what} behind {behind} operations");
+        }
+    }
     daemon.stop();
 }
 

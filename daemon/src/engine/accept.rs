@@ -73,14 +73,18 @@ impl Engine {
         }
         match result {
             Ok(Accepted::Later) => {}
-            // A release of nothing is the one thing that can go wrong with a record that only releases.
             Ok(Accepted::Done) => {
-                let released = released.map_err(|code| Failure {
-                    code,
-                    origin: number,
-                    site,
-                });
-                self.settle(place, number, site, released);
+                let outcome = match &request {
+                    // A release of nothing is the one thing that can go wrong with a record that only releases.
+                    Ok(Request::Release) => released.map_err(|code| Failure {
+                        code,
+                        origin: number,
+                        site,
+                    }),
+                    // What another record did stays done.
+                    _ => Ok(()),
+                };
+                self.settle(place, number, site, outcome);
             }
             Err(failure) => self.settle(place, number, site, Err(failure)),
         }

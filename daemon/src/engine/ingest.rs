@@ -38,7 +38,7 @@ impl Engine {
                 Taken::Record => {
                     taken += 1;
                     if !self.defer(place, record.words()) {
-                        self.plan_if_full(place, record.words(), now_ns);
+                        self.plan_if_full(place, record.words_mut(), now_ns);
                         self.accept(place, record.words(), now_ns);
                     }
                 }

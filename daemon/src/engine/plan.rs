@@ -56,8 +56,8 @@ impl Engine {
     }
 
     /// Makes work of a queue's operations if they are worth a launch. Called with the record that comes next, before it is
-    /// accepted: what it lets go is let go first, so that nothing is kept that nobody wants.
-    pub(super) fn plan_if_full(&mut self, place: (usize, usize), words: &[u64], now_ns: u64) {
+    /// accepted: what it lets go is let go first, so that nothing is kept that nobody wants, and struck out of it.
+    pub(super) fn plan_if_full(&mut self, place: (usize, usize), words: &mut [u64], now_ns: u64) {
         let Some(Session {
             handles, queues, ..
         }) = self.sessions.get_mut(place.0).and_then(Option::as_mut)

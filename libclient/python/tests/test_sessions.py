@@ -168,6 +168,7 @@ import faulthandler, os, pathlib, signal, threading
 import tensord as xp
 
 faulthandler.dump_traceback_later(60, exit=True)
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts what runs in the background without
 daemon = int(os.environ["DAEMON"])
 children = pathlib.Path(f"/proc/{daemon}/task/{daemon}/children").read_text().split()
 engine = next(int(pid) for pid in children if b"engine" in pathlib.Path(f"/proc/{pid}/cmdline").read_bytes())

@@ -248,13 +248,14 @@ impl Ring {
             carried += 1;
         }
         let slots = (WORDS_MAX - encoder.room()).div_ceil(SLOT_WORDS) as u32;
+        let kept = self.releases.len() - carried;
         let value = self
             .make_sure(slots)
             .and_then(|()| self.write(&mut encoder, opcode::RELEASE));
         self.encoder = Some(encoder);
         if value.is_ok() {
-            let kept = self.releases.len() - carried;
-            self.free.extend(self.releases.drain(kept..));
+            // Writing may have published, and publishing may have found more to release: behind these.
+            self.free.extend(self.releases.drain(kept..kept + carried));
         }
         value
     }
@@ -532,4 +533,73 @@ fn explain(failure: &Failure, first: &Failure) -> Error {
         _ => first.entry.site,
     };
     Error::new(code, message).of_operation(name).at(Site(site))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::fd::AsFd;
+    use tensord_shm::completion::Writer;
+    use tensord_shm::record::releases_of;
+    use tensord_shm::ring::{Consumer, RecordBuf};
+    use tensord_shm::segment::{
+        CompletionMapMut, SubmissionMap, create_completion, create_submission, seal_completion,
+    };
+
+    const SLOTS: u32 = 64;
+
+    /// A ring with the engine's ends.
+    fn ring() -> (Ring, Consumer, Writer) {
+        let submission = create_submission(SLOTS).expect("a segment");
+        let completion = create_completion().expect("a segment");
+        let writable = CompletionMapMut::map(completion.as_fd()).expect("a mapping");
+        seal_completion(&completion).expect("seals");
+        let map = SubmissionMap::map(submission.as_fd(), SLOTS).expect("a mapping");
+        let segments = Segments {
+            submission: SubmissionMapMut::map(submission.as_fd(), SLOTS).expect("a mapping"),
+            completion: CompletionMap::map(completion.as_fd()).expect("a mapping"),
+            slot_count: SLOTS,
+            epoch: 1,
+        };
+        let bell = nix::sys::eventfd::EventFd::new().expect("an eventfd");
+        let ring = Ring::new(segments, Doorbell::new(bell.into()));
+        (ring, Consumer::new(map), Writer::new(writable))
+    }
+
+    /// The handles that all published records release.
+    fn released(consumer: &mut Consumer) -> Vec<Handle> {
+        let (mut all, mut record) = (Vec::new(), RecordBuf::new());
+        consumer.refresh().expect("a sound ring");
+        while consumer.pop(&mut record).expect("a sound ring").is_some() {
+            let words = releases_of(record.words()).iter();
+            all.extend(words.filter_map(|&word| Handle::from_wire(word)));
+        }
+        all
+    }
+
+    /// A parked engine is woken by the first record, whose publication finds what other queues are done with.
+    #[test]
+    fn a_release_that_becomes_due_while_others_are_written_is_carried_later_and_once() {
+        let (mut ring, mut consumer, mut engine) = ring();
+        let handle = |index| Handle {
+            index,
+            generation: 1,
+        };
+        let used = ForeignUse {
+            reader: Reader::new(ring.segments.completion.clone()),
+            mark: Mark { epoch: 1, value: 0 },
+        };
+        ring.release(handle(1), 1, false);
+        ring.release(handle(2), 1, false);
+        engine.set_need_wakeup(true);
+        // Not yet settled when the others are gathered.
+        ring.deferred.push((handle(3), vec![used]));
+        ring.carry_releases().expect("room");
+        ring.send_releases().expect("room");
+        ring.publish();
+        let mut have = released(&mut consumer);
+        have.sort_by_key(|handle| handle.index);
+        assert_eq!(have, [handle(1), handle(2), handle(3)]);
+        assert_eq!(ring.free.len(), 3, "each name is free once");
+    }
 }

@@ -269,11 +269,21 @@ pub fn attributes_of(words: &[u64]) -> &[u64] {
 /// The handles that a record releases, as words not yet checked. Readable even where the rest of the record is not.
 #[inline]
 pub fn releases_of(words: &[u64]) -> &[u64] {
+    words.get(place_of_releases(words)).unwrap_or(&[])
+}
+
+/// [`releases_of`], to strike out what was released already: 0 names nothing.
+pub fn releases_of_mut(words: &mut [u64]) -> &mut [u64] {
+    words.get_mut(place_of_releases(words)).unwrap_or_default()
+}
+
+#[inline]
+fn place_of_releases(words: &[u64]) -> std::ops::Range<usize> {
     let Some(counts) = words.get(2).copied().map(Counts) else {
-        return &[];
+        return 0..0;
     };
     let from = 3 + counts.operands() + counts.attributes();
-    words.get(from..from + counts.releases()).unwrap_or(&[])
+    from..from + counts.releases()
 }
 
 /// The handles that a record releases; what is no handle is left out.

@@ -6,7 +6,7 @@
 //! word 2   dtype (8) | operand count (8) | release count (8) | attribute words (8) | immediate mask (32)
 //! words    operands: a handle each, or an element's bits where the immediate mask says so
 //! words    attributes, as each operation lays them out
-//! words    handles released once this record is accepted
+//! words    handles released once this record is accepted, 0 being none; one that names nothing fails a RELEASE and no other
 //! word     class (8) | device (8) | deadline in us (48), when flag URGENCY is set
 //! ```
 //!
@@ -20,7 +20,7 @@ use thiserror::Error;
 
 pub use decode::{
     Frame, attributes_of, decode, frame_of, is_canonical, output_of, released_by, releases_of,
-    site_of,
+    releases_of_mut, site_of,
 };
 pub use encode::{Encoder, Line, TooLong, opcode_of};
 

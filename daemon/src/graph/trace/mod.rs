@@ -22,6 +22,7 @@ use tensord_shm::layout::{Layout, Shape};
 use tensord_shm::op::{Meta, Op, Operand, scalar_meta};
 use tensord_shm::record::{
     Frame, Request, attributes_of, decode, frame_of, is_canonical, released_by, releases_of,
+    releases_of_mut,
 };
 
 use crate::graph::branch::{Act, Arg, Branch, Branches};
@@ -515,14 +516,22 @@ impl Trace {
         }
     }
 
-    /// Lets go what the record after the trace's last one lets go, but for what it reads itself.
-    pub fn release_early(&mut self, branches: &mut Branches, handles: &mut Handles, words: &[u64]) {
-        let kept = frame_of(words).map_or(&[][..], |frame| frame.operands);
-        self.note_releases(branches, handles, words, kept);
-        for handle in released_by(words) {
-            let own = handles.mark(handle).is_some_and(|mark| self.made(mark));
-            if own && !kept.contains(&handle.wire()) {
+    /// Lets go what the record after the trace's last one lets go, but for what it reads itself, and strikes it out there.
+    pub fn release_early(
+        &mut self,
+        branches: &mut Branches,
+        handles: &mut Handles,
+        words: &mut [u64],
+    ) {
+        let read = frame_of(words).map_or_else(Vec::new, |frame| frame.operands.to_vec());
+        self.note_releases(branches, handles, words, &read);
+        for word in releases_of_mut(words) {
+            if let Some(handle) = Handle::from_wire(*word)
+                && handles.mark(handle).is_some_and(|mark| self.made(mark))
+                && !read.contains(word)
+            {
                 let _ = handles.release(handle);
+                *word = 0;
             }
         }
     }
