@@ -278,7 +278,7 @@ fn what_is_released_behind_a_full_window_is_released_once() {
             let mut raw = RawClient::connect(&daemon.socket);
             raw.write_words(&RawClient::encode(&ones(handle(0, 1), &[2])));
             for k in 1..CHAIN {
-                let next = compute_of(neg.clone(), handle(k, 1), &[handle(k - 1, 1)]);
+                let next = compute_of(neg, handle(k, 1), &[handle(k - 1, 1)]);
                 raw.write_words(&RawClient::encode(&next));
                 if k + 1 == behind {
                     let two = [handle(k - 1, 1), handle(k - 2, 1)];
