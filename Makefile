@@ -25,7 +25,7 @@ DEMO_FLAGS = $(if $(WAV),--wav "$(WAV)") $(if $(SECONDS),--seconds "$(SECONDS)")
 PACKAGE_SOURCES := Cargo.toml Cargo.lock $(PACKAGE)/pyproject.toml $(shell find shm libclient/rust $(PACKAGE) \
 	-name '*.rs' -o -name Cargo.toml -o -name '*.py' -o -name py.typed)
 
-.PHONY: help build binaries demo test figures record clean
+.PHONY: help build binaries demo test figures bench record clean
 
 help: ## Says what there is
 	@echo "tensord: an operating-system service for tensors"
@@ -67,6 +67,14 @@ $(DONE)/demo: $(DONE)/venv bench/demo/requirements.txt
 	$(PIP) install -r bench/demo/requirements.txt
 	@touch $@
 
+$(DONE)/bench: $(DONE)/venv bench/suite/requirements.txt
+	$(PIP) install -r bench/suite/requirements.txt
+	@touch $@
+
+$(DONE)/bench-all: $(DONE)/bench bench/suite/requirements-all.txt
+	$(PIP) install -r bench/suite/requirements-all.txt
+	@touch $@
+
 $(DONE)/test: $(DONE)/venv $(PACKAGE)/pyproject.toml
 	$(PIP) install pytest "gunicorn>=22" "ml_dtypes>=0.4" mpmath
 	@touch $@
@@ -79,6 +87,9 @@ test: build $(DONE)/test $(DONE)/demo ## Everything that must hold, with a summa
 
 figures: build $(DONE)/demo ## Measures each figure that the documentation states
 	$(VENV)/bin/python bench/figures/main.py
+
+bench: build $(DONE)/demo $(DONE)/bench $(if $(filter all,$(PEERS)),$(DONE)/bench-all) ## Benchmarks beside peers (PEERS=all: PyTorch too, BENCH_ARGS=)
+	$(VENV)/bin/python bench/suite/main.py $(BENCH_ARGS)
 
 record: build $(DONE)/demo ## Runs the demo and writes its picture and table into the README
 	$(VENV)/bin/python docs/record.py --daemon $(RELEASE)/tensord $(DEMO_FLAGS)

@@ -149,6 +149,10 @@ def suite_figures():
     return pytest("bench/figures")
 
 
+def suite_bench():
+    return pytest("bench/suite")
+
+
 def suite_systemd():
     """The units: that systemd takes them, and that they are as closed as they claim."""
     units = sorted((ROOT / "daemon/systemd").glob("*.service")) + sorted((ROOT / "daemon/systemd").glob("*.socket"))
@@ -201,6 +205,7 @@ SUITES = {
     "systemd": suite_systemd,
     "demo": suite_demo,
     "figures": suite_figures,
+    "bench": suite_bench,
 }
 
 

@@ -162,6 +162,13 @@ impl Session {
         self.lane().wait(mark, deadline)
     }
 
+    /// A request that does nothing: a point of this queue to wait for, and what reaching the engine costs.
+    pub fn no_op(&self) -> Result<Mark, Error> {
+        let lane = self.lane();
+        let epoch = lane.state.epoch();
+        lane.push(&Request::NoOp, opcode::NOOP, Site::UNKNOWN, epoch)
+    }
+
     /// Cancels what the daemon has accepted of this queue, from `first` to `last`, and not yet launched.
     pub fn cancel(&self, first: Mark, last: Mark) -> Result<(), Error> {
         let request = Request::Cancel {

@@ -5,6 +5,7 @@
 
 #![forbid(unsafe_code)]
 
+mod bench;
 mod checks;
 mod commands;
 mod daemon;
@@ -47,6 +48,8 @@ enum Command {
     Stat(commands::stat::Options),
     /// Checks this machine and says what to do.
     Doctor,
+    /// What this daemon does in a second, measured by one client.
+    Bench(commands::bench::Options),
 }
 
 fn main() -> ExitCode {
@@ -57,6 +60,7 @@ fn main() -> ExitCode {
         Command::Ps => commands::ps::run(socket, arguments.json),
         Command::Stat(options) => commands::stat::run(socket, arguments.json, options),
         Command::Doctor => commands::doctor::run(socket, arguments.json),
+        Command::Bench(options) => commands::bench::run(socket, arguments.json, options),
     };
     let error = match done {
         Ok(code) => return code,

@@ -39,6 +39,17 @@ pub fn bytes(value: u64) -> String {
     }
 }
 
+/// Three digits that say something: `1,234`, `12.3`, `0.123`.
+pub fn significant(value: f64) -> String {
+    match value.abs() {
+        size if !size.is_finite() => UNKNOWN.into(),
+        size if size >= 100.0 => count(value.round() as u64),
+        size if size >= 10.0 => format!("{value:.1}"),
+        size if size >= 1.0 => format!("{value:.2}"),
+        _ => format!("{value:.3}"),
+    }
+}
+
 /// Microseconds as milliseconds.
 pub fn milliseconds(us: u64) -> String {
     format!("{:.1}", us as f64 / 1_000.0)
@@ -99,6 +110,10 @@ mod tests {
                 duration(273_600)
             ],
             ["9 s", "7 min 8 s", "5 h 6 min", "3 d 4 h"]
+        );
+        assert_eq!(
+            [1234.4, 12.34, 1.234, 0.1234, f64::NAN].map(significant),
+            ["1,234", "12.3", "1.23", "0.123", "-"]
         );
         assert_eq!(
             (

@@ -227,10 +227,44 @@ fn doctor_finds_the_daemon_and_this_machine_usable() {
 }
 
 #[test]
+fn the_benchmark_measures_each_case_and_says_beside_what() {
+    let daemon = Daemon::start("bench");
+    let list = text(&tensorctl(&daemon.socket(), &["bench", "--list"]));
+    let short = ["bench", "--runs", "2", "--ms", "1"];
+    let measured = json(&tensorctl(
+        &daemon.socket(),
+        &[&short[..], &["--json"]].concat(),
+    ));
+    let lines = measured["lines"].as_array().unwrap();
+    for line in list.lines().skip(1) {
+        let case = line.split_whitespace().next().unwrap();
+        let of_case: Vec<_> = lines.iter().filter(|line| line["case"] == case).collect();
+        assert!(!of_case.is_empty(), "{case}");
+        for line in of_case {
+            let runs = line["runs"].as_array().unwrap();
+            let positive = runs.iter().all(|run| run.as_f64().unwrap() > 0.0);
+            assert!(runs.len() == 2 && positive, "{line}");
+        }
+    }
+    let table = text(&tensorctl(
+        &daemon.socket(),
+        &[&short[..], &["memory"]].concat(),
+    ));
+    assert!(table.contains("of a copy by all cores"), "{table}");
+    let unknown = tensorctl(&daemon.socket(), &["bench", "rows"]);
+    let said = String::from_utf8_lossy(&unknown.stderr).into_owned();
+    assert_eq!(unknown.status.code(), Some(1), "{said}");
+    assert!(
+        said.contains("no case \"rows\"") && said.contains("round-trip"),
+        "{said}"
+    );
+}
+
+#[test]
 fn without_a_daemon_the_status_is_3_and_the_text_says_what_to_do() {
     let folder = folder("none");
     let socket = folder.join("none.sock");
-    for command in ["status", "ps", "stat"] {
+    for command in ["status", "ps", "stat", "bench"] {
         let output = tensorctl(&socket, &[command]);
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         assert_eq!(

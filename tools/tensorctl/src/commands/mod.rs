@@ -1,5 +1,6 @@
 //! The commands, one file each. Each gives the exit status; an error ends in `main`.
 
+pub mod bench;
 pub mod doctor;
 pub mod ps;
 pub mod stat;

@@ -1,0 +1,71 @@
+"""What a case gives: a figure of ours beside those of its peers, run by run, and what it should reach."""
+
+from dataclasses import dataclass, field
+from statistics import median
+
+
+@dataclass
+class Wanted:
+    """Ours as a multiple of `of` (or by itself, where that is None): at least, or at most, so much."""
+
+    bound: float
+    of: str | None = None
+
+    def text(self, more_is_better, unit):
+        """For the table."""
+        side = "at least" if more_is_better else "at most"
+        return f"{side} {self.bound:g} {unit}" if self.of is None else f"{side} {self.bound:g} of {self.of}"
+
+
+@dataclass
+class Figure:
+    """One line of the report. `runs` and those of the peers took turns."""
+
+    name: str
+    unit: str
+    more_is_better: bool
+    runs: list[float]
+    peers: dict[str, list[float]] = field(default_factory=dict)
+    wanted: list[Wanted] = field(default_factory=list)
+
+    @property
+    def value(self):
+        """Ours, in the middle."""
+        return median(self.runs)
+
+    @property
+    def spread(self):
+        """Half of the distance between the quarters, as a share of the middle."""
+        ordered = sorted(self.runs)
+        low, high = ordered[len(ordered) // 4], ordered[-1 - len(ordered) // 4]
+        return (high - low) / 2 / self.value if self.value else 0.0
+
+    def ratio(self, peer):
+        """Ours as a multiple of a peer's, run by run, in the middle."""
+        return median(ours / theirs for ours, theirs in zip(self.runs, self.peers[peer]))
+
+    def verdicts(self):
+        """`(text, reached or None where the peer did not run, holds)` for each thing wanted."""
+        for wanted in self.wanted:
+            text = wanted.text(self.more_is_better, self.unit)
+            if wanted.of is not None and wanted.of not in self.peers:
+                yield text, None, None
+                continue
+            reached = self.value if wanted.of is None else self.ratio(wanted.of)
+            yield text, reached, reached >= wanted.bound if self.more_is_better else reached <= wanted.bound
+
+    def json(self):
+        """For `results.json`."""
+        return {
+            "name": self.name, "unit": self.unit, "more_is_better": self.more_is_better,
+            "median": self.value, "spread": self.spread, "runs": self.runs,
+            "peers": {
+                name: {"median": median(runs), "runs": runs, "ratio": self.ratio(name)} for name, runs in self.peers.items()
+            },
+            "wanted": [{"text": text, "reached": reached, "holds": holds} for text, reached, holds in self.verdicts()],
+        }
+
+
+def of_seconds(seconds, work):
+    """A rate for each run."""
+    return [work / each for each in seconds]

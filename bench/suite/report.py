@@ -1,0 +1,123 @@
+"""What the suite says: lines while it runs, a table in Markdown, pictures."""
+
+from statistics import median
+
+MARKS = {True: "holds", False: "SHORT", None: ""}
+OURS, THEIRS = "#1f6f8b", "#b8b8b8"
+
+
+def short(value):
+    """Three digits that say something."""
+    size = abs(value)
+    return f"{value:,.0f}" if size >= 100 else f"{value:.1f}" if size >= 10 else f"{value:.2f}" if size >= 1 else f"{value:.3f}"
+
+
+def line(figure):
+    """One line for a terminal."""
+    peers = ", ".join(f"{figure.ratio(name):.2f} of {name} ({short(median(runs))})" for name, runs in figure.peers.items())
+    verdicts = list(figure.verdicts())
+    known = [holds for _, _, holds in verdicts if holds is not None]
+    mark = MARKS[all(known) if known else None]
+    wanted = "; ".join(text if holds is not None else f"{text}: not run" for text, _, holds in verdicts)
+    return (
+        f"{mark:5}  {figure.name}: {short(figure.value)} {figure.unit} +-{figure.spread:.0%}"
+        + (f", {peers}" if peers else "") + (f" (wanted: {wanted})" if wanted else "")
+    )
+
+
+def is_product(figure):
+    """One of the many products of the grid, which the table and the pictures show together."""
+    return figure.name.startswith("product ")
+
+
+def markdown(figures, about):
+    """The table."""
+    lines = [
+        f"Measured on {about['machine']}, {about['date']}: medians of {about['runs']} runs that took turns with the peers',",
+        f"with half of the distance between their quarters. Peers: {about['peers']}.",
+        "",
+        "| what | tensord | beside | wanted |",
+        "|---|---|---|---|",
+    ]
+    for figure in figures:
+        if is_product(figure):
+            continue
+        peers = "<br>".join(f"{figure.ratio(name):.2f} of {name}, {short(median(runs))}" for name, runs in figure.peers.items())
+        wanted = "<br>".join(
+            f"{text}: {'not run' if holds is None else 'holds' if holds else '**short**'}" for text, _, holds in figure.verdicts()
+        )
+        lines.append(f"| {figure.name} | {short(figure.value)} {figure.unit} ±{figure.spread:.0%} | {peers} | {wanted} |")
+    products = [figure for figure in figures if is_product(figure)]
+    if products:
+        ratios = sorted((figure.ratio("gemm"), figure.name.split()[1]) for figure in products)
+        reached = sum(ratio >= 1 for ratio, _ in ratios)
+        lines += [
+            f"| products with a packed constant, f32, one thread: {len(products)} sizes | {median(r for r, _ in ratios):.2f} of gemm in the middle "
+            f"| from {ratios[0][0]:.2f} ({ratios[0][1]}) to {ratios[-1][0]:.2f} ({ratios[-1][1]}) "
+            f"| at least 1 of gemm: {reached} of {len(products)} hold |"
+        ]
+    return "\n".join(lines) + "\n"
+
+
+def overview(figures, file):
+    """Ours beside the peers', a small chart for each figure that has any."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    from matplotlib import pyplot
+
+    shown = [figure for figure in figures if figure.peers and not is_product(figure)]
+    if not shown:
+        return
+    columns = 3
+    rows = -(-len(shown) // columns)
+    with pyplot.rc_context({"svg.hashsalt": "tensord", "font.size": 8}):
+        picture, axes = pyplot.subplots(rows, columns, figsize=(12, 1.7 * rows), squeeze=False)
+        for axis in axes.flat[len(shown):]:
+            axis.axis("off")
+        for figure, axis in zip(shown, axes.flat):
+            names = ["tensord", *figure.peers]
+            values = [figure.value, *(median(runs) for runs in figure.peers.values())]
+            axis.barh(names, values, color=[OURS] + [THEIRS] * len(figure.peers))
+            axis.invert_yaxis()
+            axis.set_title(f"{figure.name}\n{figure.unit}, {'more' if figure.more_is_better else 'less'} is better", fontsize=8, loc="left")
+            axis.bar_label(axis.containers[0], labels=[short(value) for value in values], padding=2)
+            axis.margins(x=0.2)
+            axis.spines[["top", "right"]].set_visible(False)
+            axis.set_xticks([])
+        picture.tight_layout()
+        picture.savefig(file, metadata={"Date": None})
+        pyplot.close(picture)
+
+
+def grid(figures, file):
+    """The products as multiples of `gemm`'s speed: a square for each number of rows."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    from matplotlib import pyplot
+
+    ratios = {}
+    for figure in filter(is_product, figures):
+        rows, depth, width = map(int, figure.name.split()[1].split("x"))
+        ratios.setdefault(rows, {})[depth, width] = figure.ratio("gemm")
+    if not ratios:
+        return
+    with pyplot.rc_context({"svg.hashsalt": "tensord", "font.size": 8}):
+        picture, axes = pyplot.subplots(1, len(ratios), figsize=(2.6 * len(ratios), 2.8), squeeze=False)
+        for (rows, cells), axis in zip(ratios.items(), axes.flat):
+            depths, widths = (sorted({key[place] for key in cells}) for place in (0, 1))
+            table = [[cells[depth, width] for width in widths] for depth in depths]
+            axis.imshow(table, cmap="RdYlGn", vmin=0, vmax=2)
+            for y, line_of in enumerate(table):
+                for x, ratio in enumerate(line_of):
+                    axis.text(x, y, f"{ratio:.2f}", ha="center", va="center")
+            axis.set_xticks(range(len(widths)), widths)
+            axis.set_yticks(range(len(depths)), depths)
+            axis.set_title(f"M = {rows}", fontsize=8)
+            axis.set_xlabel("N")
+            axis.set_ylabel("K")
+        picture.suptitle("speed as a multiple of gemm's, one thread")
+        picture.tight_layout()
+        picture.savefig(file, metadata={"Date": None})
+        pyplot.close(picture)
