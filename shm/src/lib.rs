@@ -16,6 +16,7 @@ pub mod fork;
 pub mod handle;
 pub mod layout;
 pub mod op;
+pub mod private;
 pub mod record;
 pub mod ring;
 pub mod sealed;

@@ -53,6 +53,8 @@ static HELD_BYTES: AtomicUsize = AtomicUsize::new(0);
 pub enum Held {
     /// In staging, counted in [`HELD_BYTES`].
     Staging(tensord_client::Fetched),
+    /// In memory of its own, as it was fetched.
+    Own(tensord_client::Fetched),
     /// In memory of its own, in words so that every dtype is aligned.
     Copy(Vec<u64>, usize),
 }
@@ -60,6 +62,9 @@ pub enum Held {
 impl Held {
     /// Holds a value: in staging while that is within the budget, unless a copy is wanted.
     pub fn new(value: tensord_client::Fetched, copy: bool) -> Held {
+        if value.is_own() {
+            return Held::Own(value);
+        }
         let len = value.len();
         if !copy && HELD_BYTES.fetch_add(len, Ordering::Relaxed) + len <= HELD_BYTES_MAX {
             return Held::Staging(value);
@@ -79,14 +84,14 @@ impl Held {
     /// First byte, and how many there are.
     pub fn bytes(&self) -> (*const u8, usize) {
         match self {
-            Held::Staging(value) => (value.as_ptr(), value.len()),
+            Held::Staging(value) | Held::Own(value) => (value.as_ptr(), value.len()),
             Held::Copy(words, len) => (words.as_ptr().cast(), *len),
         }
     }
 
     /// Is it a copy of its own?
     pub fn is_copy(&self) -> bool {
-        matches!(self, Held::Copy(..))
+        matches!(self, Held::Copy(..) | Held::Own(_))
     }
 }
 

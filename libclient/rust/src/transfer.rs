@@ -1,6 +1,7 @@
 //! Values in and out: inside a record, through staging in one piece, or in pieces where they are larger than staging
 //! should be.
 
+use std::collections::VecDeque;
 use std::ops::Deref;
 use std::sync::Arc;
 
@@ -8,6 +9,7 @@ use tensord_shm::error::Code;
 use tensord_shm::handle::Handle;
 use tensord_shm::layout::Shape;
 use tensord_shm::op::Meta;
+use tensord_shm::private::PrivateMemory;
 use tensord_shm::record::{INLINE_BYTES_MAX, Request, opcode};
 
 use crate::element::{Element, read_all, write_all};
@@ -23,6 +25,8 @@ use crate::tensor::Tensor;
 const WHOLE_BYTES_MAX: u64 = 16 << 20;
 /// Larger ones in pieces of this size, of which several are in transit.
 const PIECE_BYTES: u64 = 4 << 20;
+/// Pieces of a download that are asked for before the first of them has come.
+const PIECES_AHEAD: usize = 3;
 
 /// Where the bytes of an upload come from.
 trait Source {
@@ -58,13 +62,18 @@ pub struct Fetched {
 enum Bytes {
     /// `None` only while it is dropped.
     Staged(Option<Staged>),
-    Owned(Vec<u8>),
+    Own(PrivateMemory),
 }
 
 impl Fetched {
     /// Dtype and shape.
     pub fn meta(&self) -> &Meta {
         &self.meta
+    }
+
+    /// Is it in memory of this process alone? What is not takes from the session's staging as long as it lives.
+    pub fn is_own(&self) -> bool {
+        matches!(self.bytes, Bytes::Own(_))
     }
 
     /// The elements, copied.
@@ -80,7 +89,7 @@ impl Deref for Fetched {
     fn deref(&self) -> &[u8] {
         match &self.bytes {
             Bytes::Staged(staged) => staged.as_ref().map_or(&[], Staged::bytes),
-            Bytes::Owned(bytes) => bytes,
+            Bytes::Own(memory) => memory.as_slice(),
         }
     }
 }
@@ -333,46 +342,73 @@ impl Lane {
         let len = tensor.byte_count();
         let (of, epoch) = (tensor.handle(), tensor.epoch());
         if len <= WHOLE_BYTES_MAX {
-            let staged = self.download_piece(of, 0, len, site, epoch)?;
-            return Ok(Bytes::Staged(Some(staged)));
+            let (staged, mark) = self.ask_for(of, (0, len), site, epoch)?;
+            return match self.wait(mark, None) {
+                Ok(()) => Ok(Bytes::Staged(Some(staged))),
+                Err(error) => {
+                    // Where the wait broke off, the engine may still write there.
+                    self.keep_region(mark, staged);
+                    Err(error)
+                }
+            };
         }
-        let mut bytes = Vec::new();
-        let capacity = usize::try_from(len).map_err(|_| too_large(len))?;
-        bytes
-            .try_reserve_exact(capacity)
-            .map_err(|_| too_large(len))?;
-        while (bytes.len() as u64) < len {
-            let at = bytes.len() as u64;
-            let piece = self.download_piece(of, at, PIECE_BYTES.min(len - at), site, epoch)?;
-            bytes.extend_from_slice(piece.bytes());
+        let memory = usize::try_from(len).ok().map(PrivateMemory::new);
+        let Some(Ok(mut memory)) = memory else {
+            return Err(too_large(len));
+        };
+        let mut asked = VecDeque::new();
+        let done = self.download_pieces((of, len, epoch), &mut memory, site, &mut asked);
+        for (staged, mark) in asked {
+            self.keep_region(mark, staged);
         }
-        Ok(Bytes::Owned(bytes))
+        done.map(|()| Bytes::Own(memory))
     }
 
-    fn download_piece(
+    /// Asks for pieces some way ahead, so that the engine copies one while another is copied here. What was asked for and not
+    /// taken when this fails stays in `asked`.
+    fn download_pieces(
         &self,
-        of: Handle,
-        at: u64,
-        len: u64,
+        (of, len, epoch): (Handle, u64, u32),
+        to: &mut PrivateMemory,
         site: Site,
-        epoch: u32,
-    ) -> Result<Staged, Error> {
-        let staged = self.stage(len)?;
-        let to = staged.wire();
-        let mark = self.push(
-            &Request::Download { of, at, to },
-            opcode::DOWNLOAD,
-            site,
-            epoch,
-        )?;
-        match self.wait(mark, None) {
-            Ok(()) => Ok(staged),
-            Err(error) => {
-                // Where the wait broke off, the engine may still write there.
-                self.keep_region(mark, staged);
-                Err(error)
+        asked: &mut VecDeque<(Staged, Mark)>,
+    ) -> Result<(), Error> {
+        let mut from = 0;
+        let pieces = to.as_mut_slice().chunks_mut(PIECE_BYTES as usize);
+        for piece in pieces {
+            while from < len && asked.len() < PIECES_AHEAD {
+                let size = PIECE_BYTES.min(len - from);
+                match self.ask_for(of, (from, size), site, epoch) {
+                    Ok(more) => asked.push_back(more),
+                    // Room for fewer pieces will do.
+                    Err(error) if error.code() == Code::Limit && !asked.is_empty() => break,
+                    Err(error) => return Err(error),
+                }
+                from += size;
+            }
+            if let Some((_, mark)) = asked.front() {
+                self.wait(*mark, None)?;
+            }
+            if let Some((staged, _)) = asked.pop_front() {
+                piece.copy_from_slice(staged.bytes());
             }
         }
+        Ok(())
+    }
+
+    /// Asks for a part of a value in staging.
+    fn ask_for(
+        &self,
+        of: Handle,
+        (at, len): (u64, u64),
+        site: Site,
+        epoch: u32,
+    ) -> Result<(Staged, Mark), Error> {
+        let staged = self.stage(len)?;
+        let to = staged.wire();
+        let request = Request::Download { of, at, to };
+        let mark = self.push(&request, opcode::DOWNLOAD, site, epoch)?;
+        Ok((staged, mark))
     }
 }
 
