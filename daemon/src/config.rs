@@ -174,7 +174,7 @@ pub struct EngineConfig {
     pub hold_us: u32,
     /// Microseconds after which the scheduler chooses again. Default 2000, range 100 to 1000000.
     pub slice_us: u32,
-    /// Worker threads beside the engine's own; 0 is one less than the cores. Default 0, range 0 to 1024.
+    /// Threads that a long launch runs on; 0 is as many as there are cores. Default 0, range 0 to 1024.
     pub threads: u32,
     /// Instruction set: `auto`, `avx512`, `avx2`, `neon` or `portable`. Default `auto`.
     pub simd: String,

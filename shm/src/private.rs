@@ -32,6 +32,19 @@ impl PrivateMemory {
         Ok(PrivateMemory { base, len })
     }
 
+    /// The address, for whoever keeps books of memory by himself; [`PrivateMemory::from_raw`] takes it back.
+    pub fn into_raw(self) -> NonNull<u8> {
+        std::mem::ManuallyDrop::new(self).base
+    }
+
+    /// What [`PrivateMemory::into_raw`] gave out.
+    ///
+    /// # Safety
+    /// `base` came from a `PrivateMemory` of `len` bytes, and nobody else uses that memory or takes it back.
+    pub unsafe fn from_raw(base: NonNull<u8>, len: usize) -> PrivateMemory {
+        PrivateMemory { base, len }
+    }
+
     /// The bytes.
     pub fn as_slice(&self) -> &[u8] {
         // SAFETY: `len` bytes are mapped readable as long as this value lives, and written only through `&mut self`.

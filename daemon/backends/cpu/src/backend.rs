@@ -1,7 +1,7 @@
 //! The cpu as a device: buffers in host memory, launches on the caller's thread or on the pool.
 //!
-//! A launch that is estimated to be short runs at once on the caller's thread; a longer one is handed to the pool, and so is a
-//! short one that shares a buffer with a launch still there. Jobs of the pool run one after the other, so launches
+//! A launch that is estimated to be short runs at once on the caller's thread, with the pool's helpers where they can be of help; a longer
+//! one is handed to the pool, and so is a short one that shares a buffer with a launch still there. Jobs of the pool run one after the other, so launches
 //! that share buffers keep their order.
 //!
 //! # Invariants
@@ -32,7 +32,7 @@ use crate::scratch::Scratch;
 pub struct CpuConfig {
     /// Level of vector instructions; `None`: the highest that the processor has.
     pub isa: Option<Isa>,
-    /// Worker threads; 0: one less than the processor has, at least one.
+    /// Threads that a long launch runs on; 0: as many as the processor has.
     pub threads: usize,
     /// Memory that buffers may take in bytes.
     pub memory_bytes: u64,
@@ -59,10 +59,12 @@ const BYTES_PER_NS: u64 = 8;
 /// Elementary operations in a nanosecond.
 const OPERATIONS_PER_NS: u64 = 16;
 
-/// What the caller's thread does itself, in nanoseconds: what several workers would hardly end sooner.
+/// What the caller's thread does itself or leads, in nanoseconds, where there are cores beside its own.
 const INLINE_NS: u64 = 200_000;
-/// The same where there is one worker, which ends nothing sooner: what may keep the caller from new requests.
-const INLINE_NS_ONE_WORKER: u64 = 20_000_000;
+/// The same on a core or two: there the pool would only take turns with a caller that polls. It keeps the caller from new requests.
+const INLINE_NS_FEW_CORES: u64 = 20_000_000;
+/// From here on waking helpers pays.
+const HELP_NS: u64 = 100_000;
 
 /// The backend.
 pub struct CpuBackend {
@@ -101,7 +103,7 @@ impl CpuBackend {
         let isa = Isa::choose(config.isa)?;
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let threads = match config.threads {
-            0 => cores.saturating_sub(1).max(1),
+            0 => cores,
             threads => threads,
         };
         let (report, reports) = unbounded();
@@ -110,7 +112,7 @@ impl CpuBackend {
             threads,
             memory_bytes: config.memory_bytes,
             inline_ns_max: config.inline_ns_max.unwrap_or(match threads {
-                1 => INLINE_NS_ONE_WORKER,
+                1 | 2 => INLINE_NS_FEW_CORES,
                 _ => INLINE_NS,
             }),
             clock: Clock::new(),
@@ -255,7 +257,10 @@ impl Backend for CpuBackend {
     }
 
     fn launch(&mut self, launch: Launch) -> Result<(), DeviceFault> {
-        let short = estimate_ns(&launch) <= self.inline_ns_max;
+        let estimate_ns = estimate_ns(&launch);
+        let short = estimate_ns <= self.inline_ns_max;
+        // Many instances have many clients, who need the other cores for their next requests.
+        let helped = estimate_ns >= HELP_NS && launch.instances.len() < self.threads;
         for instance in &launch.instances {
             for operand in instance.inputs.iter().filter(|operand| operand.constant) {
                 self.memory.mark_constant(operand.buffer);
@@ -269,7 +274,10 @@ impl Backend for CpuBackend {
                 .any(|buffer| taken.clone().any(|&other| other == buffer))
         };
         if short && (self.pending.is_empty() || !waits()) {
-            let team = &mut Team::alone(&mut self.scratch);
+            let team = &mut match helped {
+                true => self.pool.lend(&mut self.scratch),
+                false => Team::alone(&mut self.scratch),
+            };
             self.finished
                 .push(execute(job, &self.shared, team, self.clock));
             job.rest();

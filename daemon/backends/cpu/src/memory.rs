@@ -14,6 +14,7 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 
 use tensord_plan::{BufferId, DeviceFault, SealedMemory};
+use tensord_shm::private::PrivateMemory;
 
 /// Alignment of every buffer, and the granularity of its size.
 pub const ALIGN: u64 = 64;
@@ -22,6 +23,9 @@ const SMALL_MAX: u64 = 64 << 10;
 /// Bytes of larger freed blocks that are kept for reuse, and how many.
 const RESERVE_MAX: u64 = 64 << 20;
 const RESERVE_COUNT_MAX: usize = 16;
+/// Blocks from this size on are pages of their own, large ones where the kernel has them: an allocator would write zeros into all of
+/// them, page fault by page fault.
+const PAGED_MIN: u64 = 1 << 20;
 /// Size classes: four for each power of two from 64 bytes to `SMALL_MAX`.
 const CLASSES: usize = 4 * 9;
 
@@ -252,14 +256,22 @@ fn block_layout(size: u64) -> Option<Layout> {
     Layout::from_size_align(usize::try_from(size).ok()?, ALIGN as usize).ok()
 }
 
+/// Zeroed, so that no byte of a block is ever uninitialised.
 fn fresh(size: u64) -> Option<NonNull<u8>> {
+    if size >= PAGED_MIN {
+        let memory = PrivateMemory::new(usize::try_from(size).ok()?).ok()?;
+        return Some(memory.into_raw());
+    }
     let layout = block_layout(size)?;
-    // Zeroed, so that no byte of a block is ever uninitialised; for large blocks fresh pages are zero already.
     // SAFETY: class sizes are at least 64, so the layout is not empty.
     NonNull::new(unsafe { alloc_zeroed(layout) })
 }
 
 fn release(base: NonNull<u8>, size: u64) {
+    if size >= PAGED_MIN {
+        // SAFETY: `base` came from `fresh(size)`, and its block has just been given up.
+        return drop(unsafe { PrivateMemory::from_raw(base, size as usize) });
+    }
     let layout = block_layout(size).expect("the block was allocated with this layout");
     // SAFETY: `base` came from `fresh(size)` with the same layout, and its block has just been given up.
     unsafe { dealloc(base.as_ptr(), layout) };

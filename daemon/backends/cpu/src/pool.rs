@@ -2,7 +2,7 @@
 //!
 //! One worker, the leader, takes whole jobs in the order in which they were handed over; inside a job it asks the other
 //! workers to help with one parallel section after the other. So jobs never overlap and keep their order, and a pool
-//! without work sleeps on a condition variable.
+//! without work sleeps on a condition variable. While no job is under way the caller's thread may lead the helpers itself.
 //!
 //! # Invariants
 //! - A section's closure is borrowed, not owned: [`Team::each`] returns only after every helper has left it.
@@ -189,6 +189,8 @@ impl<'a> Team<'a> {
 /// The workers. Dropping it finishes the jobs handed over and joins the threads.
 pub struct Pool {
     jobs: Option<Sender<Job>>,
+    /// Jobs that have not ended.
+    under_way: Arc<AtomicUsize>,
     crew: Arc<Crew>,
     threads: Vec<JoinHandle<()>>,
 }
@@ -201,6 +203,7 @@ impl Pool {
         let (jobs, queue) = unbounded::<Job>();
         let mut pool = Pool {
             jobs: Some(jobs),
+            under_way: Arc::default(),
             crew: crew.clone(),
             threads: Vec::with_capacity(workers),
         };
@@ -210,6 +213,7 @@ impl Pool {
             pool.threads.push(helper.spawn(move || crew.help())?);
         }
         let leader = Builder::new().name("tensord-cpu-0".into());
+        let under_way = pool.under_way.clone();
         pool.threads.push(leader.spawn(move || {
             let mut scratch = Scratch::default();
             for job in queue {
@@ -219,13 +223,28 @@ impl Pool {
                     workers,
                 };
                 job(&mut team);
+                // SYNC: pairs with the Acquire in `lend`: the leader's sections are over.
+                under_way.fetch_sub(1, Ordering::Release);
             }
         })?);
         Ok(pool)
     }
 
+    /// The caller's thread with the helpers.
+    pub fn lend<'a>(&'a mut self, scratch: &'a mut Scratch) -> Team<'a> {
+        let workers = self.threads.len();
+        Team {
+            scratch,
+            // One section at a time: the leader has none, and gets no job as long as the team is lent.
+            crew: (workers > 1 && self.under_way.load(Ordering::Acquire) == 0)
+                .then_some(&*self.crew),
+            workers,
+        }
+    }
+
     /// Hands a job to the leader.
-    pub fn submit(&self, job: Job) {
+    pub fn submit(&mut self, job: Job) {
+        self.under_way.fetch_add(1, Ordering::Relaxed);
         self.jobs
             .as_ref()
             .expect("only drop takes the sender")
@@ -257,7 +276,7 @@ mod tests {
     #[test]
     fn every_part_runs_once_and_jobs_keep_their_order() {
         for threads in [1, 3] {
-            let pool = Pool::new(threads).unwrap();
+            let mut pool = Pool::new(threads).unwrap();
             let (send, done) = unbounded();
             for job in 0..20u64 {
                 let send = send.clone();
@@ -276,8 +295,30 @@ mod tests {
     }
 
     #[test]
+    fn the_caller_leads_while_no_job_is_under_way() {
+        let mut pool = Pool::new(3).unwrap();
+        let mut scratch = Scratch::default();
+        let both = std::sync::Barrier::new(2);
+        // Ends only if another thread takes a part.
+        pool.lend(&mut scratch).each(2, &|_, _| drop(both.wait()));
+        let (go, wait) = unbounded::<()>();
+        let (send, done) = unbounded();
+        pool.submit(Box::new(move |team| {
+            wait.recv().unwrap();
+            team.each(4, &|_, _| {});
+            send.send(()).unwrap();
+        }));
+        let caller = std::thread::current().id();
+        pool.lend(&mut scratch).each(8, &|_, _| {
+            assert_eq!(std::thread::current().id(), caller);
+        });
+        go.send(()).unwrap();
+        done.recv().unwrap();
+    }
+
+    #[test]
     fn a_panic_in_a_part_reaches_the_job() {
-        let pool = Pool::new(3).unwrap();
+        let mut pool = Pool::new(3).unwrap();
         let (send, done) = unbounded();
         pool.submit(Box::new(move |team| {
             let outcome = catch_unwind(AssertUnwindSafe(|| {
