@@ -1,7 +1,7 @@
 //! Records out of rings, a bounded number of each queue in a turn.
 
 use tensord_shm::error::Code;
-use tensord_shm::record::site_of;
+use tensord_shm::record::{says_nothing, site_of};
 use tensord_shm::ring::{RecordBuf, RingFault};
 
 use super::Engine;
@@ -58,7 +58,8 @@ impl Engine {
         taken > 0
     }
 
-    /// Takes records that follow their queue's trace as others did before, and one that does not or is worth planning.
+    /// Takes records that follow their queue's trace as others did before or say nothing, and one that does neither or is worth
+    /// planning.
     fn take(&mut self, place: (usize, usize), record: &mut RecordBuf, taken: &mut usize) -> Taken {
         let Some(Session {
             spec,
@@ -75,7 +76,7 @@ impl Engine {
             return Taken::Nothing;
         };
         let traced = spec.fuse && queue.window.is_empty();
-        let (mut computed, mut viewed) = (0, 0);
+        let (mut computed, mut over) = (0, 0);
         let last = loop {
             let last = queue.take(record);
             if !matches!(last, Taken::Record)
@@ -86,19 +87,24 @@ impl Engine {
                 break last;
             }
             let words = record.words();
+            if says_nothing(words) {
+                over += 1;
+                *taken += 1;
+                continue;
+            }
             let about = (queue.accepted, site_of(words));
             match queue.trace.follow(handles, words, about) {
                 Accepted::Computed => computed += 1,
-                Accepted::Viewed => viewed += 1,
+                Accepted::Viewed => over += 1,
                 Accepted::Strange => break last,
             }
             *taken += 1;
         };
-        *accepted += computed + viewed;
-        totals.ok += viewed;
-        self.counters.requests_accepted += computed + viewed;
-        self.counters.requests_ok += viewed;
-        queue.ends.completion.release_errors(viewed as u32);
+        *accepted += computed + over;
+        totals.ok += over;
+        self.counters.requests_accepted += computed + over;
+        self.counters.requests_ok += over;
+        queue.ends.completion.release_errors(over as u32);
         last
     }
 

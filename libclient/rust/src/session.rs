@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use tensord_shm::completion::Waited;
 use tensord_shm::control::{Class, Set, WEIGHT_DEFAULT, Welcome};
 use tensord_shm::error::Code;
-use tensord_shm::record::{Request, opcode};
+use tensord_shm::record::{Line, Request, opcode};
 
 use crate::core::Core;
 use crate::error::Error;
@@ -165,8 +165,14 @@ impl Session {
     /// A request that does nothing: a point of this queue to wait for, and what reaching the engine costs.
     pub fn no_op(&self) -> Result<Mark, Error> {
         let lane = self.lane();
-        let epoch = lane.state.epoch();
-        lane.push(&Request::NoOp, opcode::NOOP, Site::UNKNOWN, epoch)
+        loop {
+            let mut ring = lane.lock()?;
+            let epoch = ring.epoch;
+            match ring.commit_line(Line::no_op(Site::UNKNOWN.0), opcode::NOOP) {
+                Ok(value) => return Ok(Mark { epoch, value }),
+                Err(_) => lane.make_room(ring)?,
+            }
+        }
     }
 
     /// Cancels what the daemon has accepted of this queue, from `first` to `last`, and not yet launched.

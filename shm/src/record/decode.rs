@@ -293,6 +293,13 @@ pub fn released_by(words: &[u64]) -> impl Iterator<Item = Handle> + '_ {
     words.filter_map(|&word| Handle::from_wire(word))
 }
 
+/// Is it a [`Request::NoOp`] that releases nothing?
+#[inline(always)]
+pub fn says_nothing(words: &[u64]) -> bool {
+    const FLAGS_AND_OPCODE: u64 = 0xffff_ff00;
+    matches!(words, [head, _, 0, ..] if head & FLAGS_AND_OPCODE == (opcode::NOOP as u64) << 16)
+}
+
 /// Decodes the private copy of a record.
 pub fn decode(words: &[u64]) -> Result<Record, RecordFault> {
     let &[head, about, counts, ref rest @ ..] = words else {

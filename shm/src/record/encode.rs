@@ -5,7 +5,10 @@
 
 use thiserror::Error;
 
-use super::{FLAG_CONSTANT, FLAG_URGENCY, Region, Request, Urgency, WORDS_MAX, WORDS_MIN, opcode};
+use super::{
+    FLAG_CONSTANT, FLAG_URGENCY, FRAME_WORDS, Region, Request, Urgency, WORDS_MAX, WORDS_MIN,
+    opcode,
+};
 use crate::dtype::{DType, Scalar};
 use crate::elementwise::Elementwise;
 use crate::handle::Handle;
@@ -54,6 +57,17 @@ impl Line {
         Line {
             words,
             len: 3 + arity,
+        }
+    }
+
+    /// What [`Encoder::request`] would write for [`Request::NoOp`].
+    #[inline(always)]
+    pub fn no_op(site: u32) -> Line {
+        let mut words = [0; WORDS_MIN];
+        words[0] = record_header(1, 0, opcode::NOOP, site);
+        Line {
+            words,
+            len: FRAME_WORDS,
         }
     }
 
@@ -414,5 +428,28 @@ mod tests {
                 assert_eq!(line.release(handle(40)), !is_full, "{function:?}");
             }
         }
+    }
+
+    #[test]
+    fn what_says_nothing_is_a_no_op_whatever_else_stands_in_it() {
+        use super::super::{decode, says_nothing};
+        let mut encoder = Encoder::default();
+        encoder.request(&Request::NoOp, 77).expect("few words");
+        let mut line = Line::no_op(77);
+        assert_eq!(line.words(), encoder.finish(None));
+        assert!(says_nothing(line.words()));
+        for word in 0..WORDS_MIN {
+            for bit in 0..64 {
+                let mut words = *line.words();
+                words[word] ^= 1 << bit;
+                if says_nothing(&words) {
+                    let request = decode(&words).expect("a no-op").request;
+                    assert_eq!(request, Request::NoOp, "bit {bit} of word {word}");
+                }
+            }
+        }
+        assert!(line.release(handle(1)));
+        assert!(!says_nothing(line.words()));
+        assert!(!says_nothing(&[]));
     }
 }

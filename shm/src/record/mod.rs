@@ -20,7 +20,7 @@ use thiserror::Error;
 
 pub use decode::{
     Frame, attributes_of, decode, frame_of, is_canonical, output_of, released_by, releases_of,
-    releases_of_mut, site_of,
+    releases_of_mut, says_nothing, site_of,
 };
 pub use encode::{Encoder, Line, TooLong, opcode_of};
 
