@@ -1,6 +1,6 @@
 """The same computations in each library, written as its users would write them.
 
-A method takes sizes and gives a function without arguments that computes once and has the result in this process. `worker.py` runs one
+A method takes sizes and gives a function without arguments that computes once, so that the result is there. `worker.py` runs one
 library in a process of its own.
 """
 
@@ -29,7 +29,15 @@ def capsules():
     return poses, weights
 
 
-class Numpy:
+class Library:
+    """What they have in common: results are where they were computed."""
+
+    def chain_left_there(self, count, length):
+        """The chain with its result left where the library has it."""
+        return self.chain(count, length)
+
+
+class Numpy(Library):
     """NumPy, operation by operation."""
 
     def chain(self, count, length):
@@ -58,7 +66,7 @@ class Numpy:
         return {"sum": x.sum, "mean": lambda: x.mean(axis=1), "softmax": softmax, "layer norm": layer_norm}[kind]
 
 
-class Numexpr:
+class Numexpr(Library):
     """numexpr: one expression, all cores."""
 
     def chain(self, count, length):
@@ -72,7 +80,7 @@ class Numexpr:
         return lambda: numexpr.evaluate(expression, local_dict=names)
 
 
-class Jax:
+class Jax(Library):
     """JAX, everything under one `jit`."""
 
     def chain(self, count, length):
@@ -106,7 +114,7 @@ class Jax:
         return lambda: np.asarray(compute(x))
 
 
-class Torch:
+class Torch(Library):
     """PyTorch, eager; with its own fused operation where it has one."""
 
     def _compiled(self, function):
@@ -170,7 +178,7 @@ class Tensord:
         tensord.connect(socket, name="bench")
         self.xp = tensord
 
-    def chain(self, count, length):
+    def chain(self, count, length, read_back=True):
         xp = self.xp
         x = xp.asarray(values(count))
         scale, shift = float(SCALE), float(SHIFT)
@@ -180,9 +188,16 @@ class Tensord:
             for _ in range(length // 2):
                 y = y * scale
                 y = y + shift
-            return xp.asnumpy(y)
+            if read_back:
+                return xp.asnumpy(y)
+            xp.synchronize()
+            return y
 
         return run
+
+    def chain_left_there(self, count, length):
+        """The chain with its result left in the daemon, where the next operation finds it."""
+        return self.chain(count, length, read_back=False)
 
     def rows(self, kind, side):
         xp = self.xp
@@ -208,7 +223,7 @@ class Tensord:
         def run():
             windows = xp.window(poses, (2, 3), (c["window"],) * 2, c["stride"])
             result = xp.contract(windows, weights, "bcyxijuv,couvjk->boyxik")
-            result.wait() if hasattr(result, "wait") else xp.synchronize()
+            xp.synchronize()
             return result
 
         return run

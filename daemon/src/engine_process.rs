@@ -163,6 +163,8 @@ pub trait EngineCore {
     }
     /// Parks every active ring: sets their flags, fences, reads their tails once more. False: news came, do not sleep.
     fn prepare_park(&mut self) -> bool;
+    /// Nothing came for a while, and the engine may not park: it may sleep a moment where it knows that only the device works.
+    fn doze(&mut self) {}
     /// How long the engine may sleep; `None` for ever.
     fn next_deadline(&self) -> Option<Duration>;
     /// Nothing new is taken from here on; what was accepted is finished.
@@ -643,6 +645,7 @@ impl Shell {
                             self.idle_since = None;
                             return deadline;
                         }
+                        engine.doze();
                     }
                     // News often come within the time that a yield takes; but news that led to nothing are no reason to
                     // keep the core.

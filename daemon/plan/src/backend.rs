@@ -5,6 +5,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tensord_shm::dtype::Scalar;
 use thiserror::Error;
@@ -163,6 +164,9 @@ pub trait Backend: Send {
 
     /// Appends what has finished.
     fn poll(&mut self, done: &mut Vec<Completed>);
+
+    /// Sleeps until a launch has finished, or for so long: what a caller does that has nothing else to do.
+    fn doze(&mut self, longest: Duration);
 
     /// Waits until at least one launch has finished, if any is under way.
     fn wait(&mut self, done: &mut Vec<Completed>);

@@ -20,6 +20,8 @@ use crate::engine_process::{ConstantKey, EngineCore, EngineStart, Progress};
 use crate::ingest::Queue;
 use crate::slate::Slate;
 
+/// Longest sleep beside launches under way, which need the cores more than an engine that polls: new requests wait for its end.
+const DOZE_LONGEST: Duration = Duration::from_micros(100);
 /// Looks at rings that take about a microsecond.
 const LOOKS: usize = 48;
 
@@ -290,6 +292,12 @@ impl EngineCore for Engine {
             }
         }
         !news
+    }
+
+    fn doze(&mut self) {
+        if !self.device.in_flight.is_empty() && self.held_until_ns.is_none() {
+            self.device.backend.doze(DOZE_LONGEST);
+        }
     }
 
     fn next_deadline(&self) -> Option<Duration> {

@@ -11,6 +11,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use crossbeam::channel::{Receiver, Sender, unbounded};
 use tensord_plan::{
@@ -305,6 +306,17 @@ impl Backend for CpuBackend {
         }
         while let Ok(completed) = self.reports.try_recv() {
             self.take(completed, done);
+        }
+    }
+
+    fn doze(&mut self, longest: Duration) {
+        if !self.finished.is_empty() || self.pending.is_empty() {
+            return;
+        }
+        if let Ok(completed) = self.reports.recv_timeout(longest) {
+            let mut finished = std::mem::take(&mut self.finished);
+            self.take(completed, &mut finished);
+            self.finished = finished;
         }
     }
 

@@ -300,7 +300,9 @@ mod tests {
         let mut scratch = Scratch::default();
         let both = std::sync::Barrier::new(2);
         // Ends only if another thread takes a part.
-        pool.lend(&mut scratch).each(2, &|_, _| drop(both.wait()));
+        pool.lend(&mut scratch).each(2, &|_, _| {
+            both.wait();
+        });
         let (go, wait) = unbounded::<()>();
         let (send, done) = unbounded();
         pool.submit(Box::new(move |team| {
