@@ -9,6 +9,7 @@ import programs
 from figures import Figure, Wanted, of_seconds
 from fleet import Daemon
 from libraries import CAPSULE
+from stages import Profile
 from workers import compare
 
 CHAIN, LARGE, SIDE = 64, 16 << 20, 1024
@@ -77,6 +78,13 @@ def chain(suite):
         each = {name: [one * 1e6 / CHAIN for one in runs] for name, runs in seconds.items()}
         wanted = [Wanted(bound, name) for name, bound in python.items()]
         yield Figure(f"{line['name']}, Python", "us/operation", False, each.pop("tensord"), each, wanted)
+
+
+def profile(suite):
+    """Where the time of small operations goes."""
+    with suite.daemon() as socket:
+        for told in programs.tensorctl_profiles(socket, suite.runs, suite.run_s):
+            yield Profile(told)
 
 
 def memory(suite):
@@ -178,6 +186,7 @@ def with_hogs(name, unit, alone, beside):
 CASES = {
     "crossing": crossing,
     "chain": chain,
+    "profile": profile,
     "memory": memory,
     "product": product,
     "silero": silero,

@@ -37,12 +37,20 @@ def peer(name):
     return TARGET / "peers/release" / name
 
 
+def _tensorctl_bench(socket, case, runs, run_s):
+    return json.loads(output_of(
+        RELEASE / "tensorctl", "--socket", socket, "--json", "bench", case, "--runs", runs, "--ms", round(run_s * 1e3)
+    ))
+
+
 def tensorctl_bench(socket, case, runs, run_s):
     """The lines of one case of `tensorctl bench`, by name."""
-    text = output_of(
-        RELEASE / "tensorctl", "--socket", socket, "--json", "bench", case, "--runs", runs, "--ms", round(run_s * 1e3)
-    )
-    return {line["name"]: line for line in json.loads(text)["lines"]}
+    return {line["name"]: line for line in _tensorctl_bench(socket, case, runs, run_s)["lines"]}
+
+
+def tensorctl_profiles(socket, runs, run_s):
+    """Where the time of small operations goes, one for each kind of work."""
+    return _tensorctl_bench(socket, "profile", runs, run_s)["profiles"]
 
 
 def round_trips(trips=20_000):
