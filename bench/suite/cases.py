@@ -1,5 +1,6 @@
 """The cases of the suite: each gives figures. `Suite` says how long and with which peers."""
 
+import os
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from tempfile import TemporaryDirectory
@@ -14,6 +15,9 @@ from workers import compare
 
 CHAIN, LARGE, SIDE = 64, 16 << 20, 1024
 CLIENTS, HOGS = 32, 2
+# Short runs in turns for each of the suite's: the difference is smaller than a machine's moods.
+SAFETY_TURNS = 6
+NO_CHECKS = "no checks"
 
 
 @dataclass
@@ -174,6 +178,45 @@ def policy(suite):
     yield from with_hogs("policy network", "steps/s", ours, beside)
 
 
+def safety(suite):
+    """What checking everything that clients send costs: beside a build of this daemon that believes them."""
+    suite.progress("building the daemon without checks")
+    # It does not start without this.
+    os.environ["TENSORD_UNCHECKED_BENCHMARK"] = "1"
+    unchecked = programs.build_unchecked()
+    turns = SAFETY_TURNS * suite.runs
+    with suite.daemon() as socket, suite.daemon(unchecked) as believing:
+        for case, what in (("requests", "no-op requests"), ("round-trip", "add of 64 f32, submit"), ("chain", f"chain of {CHAIN} over 1024")):
+            def one(socket, case=case, what=what):
+                lines = programs.tensorctl_bench(socket, case, 1, suite.run_s / 3).values()
+                return next(line for line in lines if line["name"].startswith(what))
+            name = one(socket)
+            pairs = in_turns(turns, lambda: one(socket)["median"], lambda: one(believing)["median"])
+            yield beside_no_checks(name["name"], name["unit"], case == "requests", pairs)
+        steps = [lambda s=s: fleets.policy(("tensord", s), CLIENTS, suite.fleet_s / 2).rate for s in (socket, believing)]
+        yield beside_no_checks(f"policy network, {CLIENTS} processes, Python", "steps/s", True, in_turns(suite.runs, *steps))
+    with fleets.Silero(suite.fleet_s / 2, CLIENTS) as modes, fleets.Silero(suite.fleet_s / 2, CLIENTS, unchecked) as others:
+        pairs = in_turns(suite.runs, lambda: modes.tensord().rate, lambda: others.tensord().rate)
+        yield beside_no_checks(f"Silero, {CLIENTS} processes, Python", "chunks/s", True, pairs)
+
+
+def in_turns(turns, one, other):
+    """What both give, run by run; who goes first changes, so that neither always comes after the other."""
+    pairs = []
+    for turn in range(turns):
+        first, second = (one, other) if turn % 2 == 0 else (other, one)
+        results = first(), second()
+        pairs.append(results if turn % 2 == 0 else results[::-1])
+    return pairs
+
+
+def beside_no_checks(name, unit, more_is_better, pairs):
+    """A figure with all checks beside the same with none: at most 5 % worse."""
+    wanted = Wanted(0.95 if more_is_better else 1.05, NO_CHECKS)
+    ours, theirs = ([pair[side] for pair in pairs] for side in (0, 1))
+    return Figure(f"all checks: {name}", unit, more_is_better, ours, {NO_CHECKS: theirs}, [wanted])
+
+
 def with_hogs(name, unit, alone, beside):
     """The same beside foreign processes that compute, and how the slowest client fares."""
     count = min(len(alone), len(beside))
@@ -191,4 +234,5 @@ CASES = {
     "product": product,
     "silero": silero,
     "policy": policy,
+    "safety": safety,
 }

@@ -32,6 +32,14 @@ def build_peers():
     output_of(CARGO, "build", "--quiet", "--release", "--locked", "--manifest-path", PEERS / "Cargo.toml", env=environment)
 
 
+def build_unchecked():
+    """Builds the daemon without what guards it against hostile clients, in a target folder of its own; gives its path."""
+    environment = dict(os.environ, CARGO_TARGET_DIR=str(TARGET / "unchecked"))
+    command = [CARGO, "build", "--quiet", "--release", "--locked", "-p", "tensord-daemon", "--features", "unchecked-for-benchmark"]
+    output_of(*command, cwd=ROOT, env=environment)
+    return TARGET / "unchecked/release/tensord"
+
+
 def peer(name):
     """Path of a program of `bench/peers`."""
     return TARGET / "peers/release" / name

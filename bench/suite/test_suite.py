@@ -8,6 +8,7 @@ import pytest
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent / "demo")]
 
+import cases  # noqa: E402
 import fleets  # noqa: E402
 import report  # noqa: E402
 import stages  # noqa: E402
@@ -90,3 +91,15 @@ def test_the_table_of_stages_has_a_column_for_each_kind_of_work(tmp_path):
     assert stages.markdown([], {}) == ""
     stages.picture(both, tmp_path / "stages.svg")
     assert "<svg" in (tmp_path / "stages.svg").read_text()
+
+
+def test_what_takes_turns_changes_who_goes_first():
+    order = []
+    pairs = cases.in_turns(3, lambda: order.append("a") or 1, lambda: order.append("b") or 2)
+    assert pairs == [(1, 2)] * 3 and order == ["a", "b", "b", "a", "a", "b"]
+
+
+@pytest.mark.parametrize(("more_is_better", "checked", "holds"), [(False, 1.04, True), (False, 1.06, False), (True, 0.96, True), (True, 0.94, False)])
+def test_checks_may_cost_five_percent(more_is_better, checked, holds):
+    figure = cases.beside_no_checks("x", "u", more_is_better, [(checked, 1.0)])
+    assert [verdict for _, _, verdict in figure.verdicts()] == [holds]
