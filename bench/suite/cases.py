@@ -16,7 +16,7 @@ from workers import compare
 CHAIN, LARGE, SIDE = 64, 16 << 20, 1024
 CLIENTS, HOGS = 32, 2
 # Short runs in turns for each of the suite's: the difference is smaller than a machine's moods.
-SAFETY_TURNS = 6
+SAFETY_TURNS = 10
 NO_CHECKS = "no checks"
 
 
@@ -184,7 +184,12 @@ def safety(suite):
     # It does not start without this.
     os.environ["TENSORD_UNCHECKED_BENCHMARK"] = "1"
     unchecked = programs.build_unchecked()
+    engines = [programs.build_turn(unchecked=without) for without in (False, True)]
     turns = SAFETY_TURNS * suite.runs
+    rows = in_turns(turns, *(lambda engine=engine: programs.turn(engine) for engine in engines))
+    for elements in rows[0][0]:
+        pairs = [(ours[elements], theirs[elements]) for ours, theirs in rows]
+        yield beside_no_checks(f"chain of {CHAIN} over {elements} f32, the engine alone", "ns/operation", False, pairs)
     with suite.daemon() as socket, suite.daemon(unchecked) as believing:
         for case, what in (("requests", "no-op requests"), ("round-trip", "add of 64 f32, submit"), ("chain", f"chain of {CHAIN} over 1024")):
             def one(socket, case=case, what=what):
@@ -225,6 +230,9 @@ def with_hogs(name, unit, alone, beside):
     yield Figure(what, unit, True, [one.rate for one in beside[:count]], peers, [Wanted(0.7, "without")])
     yield Figure(f"{what}, slowest client's share", "of an equal share", True, [one.least_share for one in beside], wanted=[Wanted(0.5)])
 
+
+# Cases that run programs of `bench/peers`, which take minutes to build.
+BESIDE_PEERS = {"crossing", "product", "policy"}
 
 CASES = {
     "crossing": crossing,

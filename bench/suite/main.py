@@ -25,7 +25,7 @@ import programs  # noqa: E402
 import report  # noqa: E402
 import stages  # noqa: E402
 from assets import AssetError  # noqa: E402
-from cases import CASES, Suite  # noqa: E402
+from cases import BESIDE_PEERS, CASES, Suite  # noqa: E402
 from fleet import FleetError  # noqa: E402
 from workers import WorkerError  # noqa: E402
 
@@ -87,11 +87,13 @@ def main():
     arguments = parse_arguments()
     if not (programs.RELEASE / "tensord").exists():
         sys.exit(f"no daemon at {programs.RELEASE / 'tensord'}: run `make build` first")
-    progress("building bench/peers")
-    try:
-        programs.build_peers()
-    except programs.ProgramError as error:
-        sys.exit(f"bench: {error}")
+    names = arguments.cases or list(CASES)
+    if BESIDE_PEERS.intersection(names):
+        progress("building bench/peers")
+        try:
+            programs.build_peers()
+        except programs.ProgramError as error:
+            sys.exit(f"bench: {error}")
     suite = Suite(runs=arguments.runs, torch=importlib.util.find_spec("torch") is not None)
     if arguments.quick:
         suite.runs, suite.run_s, suite.fleet_s = min(arguments.runs, 3), 0.1, 2.0
@@ -102,7 +104,7 @@ def main():
         "peers": ", ".join(peer_versions()),
     }
     print(f"on {about['machine']}; {about['peers']}", flush=True)
-    results, complete = measure(suite, arguments.cases or list(CASES))
+    results, complete = measure(suite, names)
     measured = [figure for case in results.values() for figure in case]
     profiles = [figure for figure in measured if isinstance(figure, stages.Profile)]
     figures = [figure for figure in measured if not isinstance(figure, stages.Profile)]
