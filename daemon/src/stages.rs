@@ -191,8 +191,9 @@ mod tests {
         stages.enter(Stage::Dispatch, &clock);
         clock.advance_ns(50);
         stages.finished(40, &clock);
+        clock.advance_ns(1);
         assert_eq!(
-            named(&stages, 51),
+            told(&stages, &clock),
             [("dispatch", 10), ("execution", 40), ("completion", 1)]
         );
     }
