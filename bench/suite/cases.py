@@ -16,7 +16,7 @@ from workers import compare
 CHAIN, LARGE, SIDE = 64, 16 << 20, 1024
 CLIENTS, HOGS = 32, 2
 # Short runs in turns for each of the suite's: the difference is smaller than a machine's moods.
-SAFETY_TURNS = 10
+SAFETY_TURNS = 20
 NO_CHECKS = "no checks"
 
 
@@ -191,13 +191,14 @@ def safety(suite):
         pairs = [(ours[elements], theirs[elements]) for ours, theirs in rows]
         yield beside_no_checks(f"chain of {CHAIN} over {elements} f32, the engine alone", "ns/operation", False, pairs)
     with suite.daemon() as socket, suite.daemon(unchecked) as believing:
-        for case, what in (("requests", "no-op requests"), ("round-trip", "add of 64 f32, submit"), ("chain", f"chain of {CHAIN} over 1024")):
+        # A round trip's runs have a fixed length, and a long one.
+        for case, what, turns in (("requests", "no-op", turns), ("chain", f"chain of {CHAIN} over 1024", turns), ("round-trip", "add of 64 f32", turns // 8)):
             def one(socket, case=case, what=what):
-                lines = programs.tensorctl_bench(socket, case, 1, suite.run_s / 3).values()
+                lines = programs.tensorctl_bench(socket, case, 1, suite.run_s / 10).values()
                 return next(line for line in lines if line["name"].startswith(what))
-            name = one(socket)
+            about = one(socket)
             pairs = in_turns(turns, lambda: one(socket)["median"], lambda: one(believing)["median"])
-            yield beside_no_checks(name["name"], name["unit"], case == "requests", pairs)
+            yield beside_no_checks(about["name"], about["unit"], case == "requests", pairs)
         steps = [lambda s=s: fleets.policy(("tensord", s), CLIENTS, suite.fleet_s / 2).rate for s in (socket, believing)]
         yield beside_no_checks(f"policy network, {CLIENTS} processes, Python", "steps/s", True, in_turns(suite.runs, *steps))
     with fleets.Silero(suite.fleet_s / 2, CLIENTS) as modes, fleets.Silero(suite.fleet_s / 2, CLIENTS, unchecked) as others:
