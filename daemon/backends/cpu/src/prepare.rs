@@ -65,18 +65,24 @@ pub enum BoundStep {
     /// As [`PreparedStep::Reduce`].
     Reduce(Box<ReduceBound>),
     /// As [`PreparedStep::Contract`].
-    Contract {
-        /// Over batch, m, k.
-        a: Option<Bound>,
-        /// Over batch, n, k.
-        b: Option<Bound>,
-        /// Over batch, m, n.
-        epilogue: Option<Bound>,
-        /// Elements of m, n, k.
-        counts: [u64; 3],
-    },
+    Contract(Box<BoundContract>),
     /// Nothing bound ahead.
     Plain,
+}
+
+/// A contraction's parts and operands.
+#[derive(Debug)]
+pub struct BoundContract {
+    /// Prologue of the first operand, over batch, m, k.
+    pub a: Option<Bound>,
+    /// Prologue of the second operand, over batch, n, k.
+    pub b: Option<Bound>,
+    /// Over batch, m, n.
+    pub epilogue: Option<Bound>,
+    /// Elements of m, n, k.
+    pub counts: [u64; 3],
+    /// How bare operands and results lie.
+    pub form: contract::Form,
 }
 
 /// A plan's steps for one set of parameters.
@@ -193,12 +199,13 @@ fn bind_contract(
             .map(|program| Bound::new(plan, program, params, &sizes, &order))
     };
     let count = |sizes: &[u64]| sizes.iter().product::<u64>();
-    BoundStep::Contract {
+    BoundStep::Contract(Box::new(BoundContract {
         a: bind(a, [batch, m, k]),
         b: bind(b, [batch, n, k]),
         epilogue: bind(epilogue, [batch, m, n]),
         counts: [count(m), count(n), count(k)],
-    }
+        form: contract::Form::new(contract, params),
+    }))
 }
 
 struct Entry {
