@@ -5,6 +5,7 @@
 mod chain;
 mod crossing;
 mod memory;
+mod merging;
 mod product;
 
 use std::time::{Duration, Instant};
@@ -55,7 +56,7 @@ pub struct Case {
 }
 
 /// All of them, in the order in which they run.
-pub const CASES: [Case; 5] = [
+pub const CASES: [Case; 6] = [
     Case {
         name: "requests",
         about: "requests that do nothing, through one ring",
@@ -80,6 +81,11 @@ pub const CASES: [Case; 5] = [
         name: "product",
         about: "products with a constant matrix",
         run: product::products,
+    },
+    Case {
+        name: "merging",
+        about: "several clients whose work may share launches, beside launches of their own",
+        run: merging::all,
     },
 ];
 
