@@ -1,5 +1,6 @@
 """The cases of the suite: each gives figures. `Suite` says how long and with which peers."""
 
+import os
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from tempfile import TemporaryDirectory
@@ -9,10 +10,14 @@ import programs
 from figures import Figure, Wanted, of_seconds
 from fleet import Daemon
 from libraries import CAPSULE
+from stages import Profile
 from workers import compare
 
 CHAIN, LARGE, SIDE = 64, 16 << 20, 1024
 CLIENTS, HOGS = 32, 2
+# Short runs in turns for each of the suite's: the difference is smaller than a machine's moods.
+SAFETY_TURNS = 10
+NO_CHECKS = "no checks"
 
 
 @dataclass
@@ -77,6 +82,13 @@ def chain(suite):
         each = {name: [one * 1e6 / CHAIN for one in runs] for name, runs in seconds.items()}
         wanted = [Wanted(bound, name) for name, bound in python.items()]
         yield Figure(f"{line['name']}, Python", "us/operation", False, each.pop("tensord"), each, wanted)
+
+
+def profile(suite):
+    """Where the time of small operations goes."""
+    with suite.daemon() as socket:
+        for told in programs.tensorctl_profiles(socket, suite.runs, suite.run_s):
+            yield Profile(told)
 
 
 def memory(suite):
@@ -187,6 +199,50 @@ def policy(suite):
     yield from with_hogs("policy network", "steps/s", ours, beside)
 
 
+def safety(suite):
+    """What checking everything that clients send costs: beside a build of this daemon that believes them."""
+    suite.progress("building the daemon without checks")
+    # It does not start without this.
+    os.environ["TENSORD_UNCHECKED_BENCHMARK"] = "1"
+    unchecked = programs.build_unchecked()
+    engines = [programs.build_turn(unchecked=without) for without in (False, True)]
+    turns = SAFETY_TURNS * suite.runs
+    rows = in_turns(turns, *(lambda engine=engine: programs.turn(engine) for engine in engines))
+    for elements in rows[0][0]:
+        pairs = [(ours[elements], theirs[elements]) for ours, theirs in rows]
+        yield beside_no_checks(f"chain of {CHAIN} over {elements} f32, the engine alone", "ns/operation", False, pairs)
+    with suite.daemon() as socket, suite.daemon(unchecked) as believing:
+        for case, what in (("requests", "no-op requests"), ("round-trip", "add of 64 f32, submit"), ("chain", f"chain of {CHAIN} over 1024")):
+            def one(socket, case=case, what=what):
+                lines = programs.tensorctl_bench(socket, case, 1, suite.run_s / 3).values()
+                return next(line for line in lines if line["name"].startswith(what))
+            name = one(socket)
+            pairs = in_turns(turns, lambda: one(socket)["median"], lambda: one(believing)["median"])
+            yield beside_no_checks(name["name"], name["unit"], case == "requests", pairs)
+        steps = [lambda s=s: fleets.policy(("tensord", s), CLIENTS, suite.fleet_s / 2).rate for s in (socket, believing)]
+        yield beside_no_checks(f"policy network, {CLIENTS} processes, Python", "steps/s", True, in_turns(suite.runs, *steps))
+    with fleets.Silero(suite.fleet_s / 2, CLIENTS) as modes, fleets.Silero(suite.fleet_s / 2, CLIENTS, unchecked) as others:
+        pairs = in_turns(suite.runs, lambda: modes.tensord().rate, lambda: others.tensord().rate)
+        yield beside_no_checks(f"Silero, {CLIENTS} processes, Python", "chunks/s", True, pairs)
+
+
+def in_turns(turns, one, other):
+    """What both give, run by run; who goes first changes, so that neither always comes after the other."""
+    pairs = []
+    for turn in range(turns):
+        first, second = (one, other) if turn % 2 == 0 else (other, one)
+        results = first(), second()
+        pairs.append(results if turn % 2 == 0 else results[::-1])
+    return pairs
+
+
+def beside_no_checks(name, unit, more_is_better, pairs):
+    """A figure with all checks beside the same with none: at most 5 % worse."""
+    wanted = Wanted(0.95 if more_is_better else 1.05, NO_CHECKS)
+    ours, theirs = ([pair[side] for pair in pairs] for side in (0, 1))
+    return Figure(f"all checks: {name}", unit, more_is_better, ours, {NO_CHECKS: theirs}, [wanted])
+
+
 def with_hogs(name, unit, alone, beside):
     """The same beside foreign processes that compute, and how the slowest client fares."""
     count = min(len(alone), len(beside))
@@ -196,12 +252,17 @@ def with_hogs(name, unit, alone, beside):
     yield Figure(f"{what}, slowest client's share", "of an equal share", True, [one.least_share for one in beside], wanted=[Wanted(0.5)])
 
 
+# Cases that run programs of `bench/peers`, which take minutes to build.
+BESIDE_PEERS = {"crossing", "product", "waiting", "policy"}
+
 CASES = {
     "crossing": crossing,
     "chain": chain,
+    "profile": profile,
     "memory": memory,
     "product": product,
     "waiting": waiting,
     "silero": silero,
     "policy": policy,
+    "safety": safety,
 }

@@ -3,6 +3,14 @@
 from dataclasses import dataclass, field
 from statistics import median
 
+MARKS = {True: "holds", False: "SHORT", None: ""}
+
+
+def short(value):
+    """Three digits that say something."""
+    size = abs(value)
+    return f"{value:,.0f}" if size >= 100 else f"{value:.1f}" if size >= 10 else f"{value:.2f}" if size >= 1 else f"{value:.3f}"
+
 
 @dataclass
 class Wanted:
@@ -27,6 +35,18 @@ class Figure:
     runs: list[float]
     peers: dict[str, list[float]] = field(default_factory=dict)
     wanted: list[Wanted] = field(default_factory=list)
+
+    def line(self):
+        """One line for a terminal."""
+        peers = ", ".join(f"{self.ratio(name):.2f} of {name} ({short(median(runs))})" for name, runs in self.peers.items())
+        verdicts = list(self.verdicts())
+        known = [holds for _, _, holds in verdicts if holds is not None]
+        mark = MARKS[all(known) if known else None]
+        wanted = "; ".join(text if holds is not None else f"{text}: not run" for text, _, holds in verdicts)
+        return (
+            f"{mark:5}  {self.name}: {short(self.value)} {self.unit} +-{self.spread:.0%}"
+            + (f", {peers}" if peers else "") + (f" (wanted: {wanted})" if wanted else "")
+        )
 
     @property
     def value(self):

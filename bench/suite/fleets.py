@@ -81,13 +81,13 @@ def policy(worker, clients, seconds):
 class Silero:
     """The demo's network over the demo's streams, one mode at a time."""
 
-    def __init__(self, seconds, clients):
-        self.seconds, self.clients = seconds, clients
+    def __init__(self, seconds, clients, daemon=RELEASE / "tensord"):
+        self.seconds, self.clients, self._binary = seconds, clients, daemon
         self._count = 0
 
     def __enter__(self):
         self._folder = TemporaryDirectory(prefix="tensord-bench-")
-        arguments = SimpleNamespace(wav=None, seconds=self.seconds, clients=self.clients, numpy=False, daemon=RELEASE / "tensord")
+        arguments = SimpleNamespace(wav=None, seconds=self.seconds, clients=self.clients, numpy=False, daemon=self._binary)
         self._demo = Demo(arguments, self._folder.name)
         self._demo.start_daemon()
         return self

@@ -23,8 +23,9 @@ sys.path[:0] = [str(BENCH / "demo"), str(BENCH / "figures"), str(HERE)]
 import machine  # noqa: E402
 import programs  # noqa: E402
 import report  # noqa: E402
+import stages  # noqa: E402
 from assets import AssetError  # noqa: E402
-from cases import CASES, Suite  # noqa: E402
+from cases import BESIDE_PEERS, CASES, Suite  # noqa: E402
 from fleet import FleetError  # noqa: E402
 from workers import WorkerError  # noqa: E402
 
@@ -71,7 +72,7 @@ def measure(suite, names):
         try:
             for figure in CASES[name](suite):
                 progress("")
-                print(report.line(figure), flush=True)
+                print(figure.line(), flush=True)
                 figures.append(figure)
                 suite.progress(name)
         except (programs.ProgramError, WorkerError, FleetError, AssetError) as error:
@@ -86,11 +87,13 @@ def main():
     arguments = parse_arguments()
     if not (programs.RELEASE / "tensord").exists():
         sys.exit(f"no daemon at {programs.RELEASE / 'tensord'}: run `make build` first")
-    progress("building bench/peers")
-    try:
-        programs.build_peers()
-    except programs.ProgramError as error:
-        sys.exit(f"bench: {error}")
+    names = arguments.cases or list(CASES)
+    if BESIDE_PEERS.intersection(names):
+        progress("building bench/peers")
+        try:
+            programs.build_peers()
+        except programs.ProgramError as error:
+            sys.exit(f"bench: {error}")
     suite = Suite(runs=arguments.runs, torch=importlib.util.find_spec("torch") is not None)
     if arguments.quick:
         suite.runs, suite.run_s, suite.fleet_s = min(arguments.runs, 3), 0.1, 2.0
@@ -101,15 +104,18 @@ def main():
         "peers": ", ".join(peer_versions()),
     }
     print(f"on {about['machine']}; {about['peers']}", flush=True)
-    results, complete = measure(suite, arguments.cases or list(CASES))
-    figures = [figure for case in results.values() for figure in case]
+    results, complete = measure(suite, names)
+    measured = [figure for case in results.values() for figure in case]
+    profiles = [figure for figure in measured if isinstance(figure, stages.Profile)]
+    figures = [figure for figure in measured if not isinstance(figure, stages.Profile)]
     plots = arguments.into / "plots"
     plots.mkdir(parents=True, exist_ok=True)
     by_case = {name: [figure.json() for figure in case] for name, case in results.items()}
     (arguments.into / "results.json").write_text(json.dumps({**about, "cases": by_case}, indent=1) + "\n")
-    (arguments.into / "table.md").write_text(report.markdown(figures, about))
+    (arguments.into / "table.md").write_text(report.markdown(figures, about) + stages.markdown(profiles, about))
     report.overview(figures, plots / "overview.svg")
     report.grid(figures, plots / "products.svg")
+    stages.picture(profiles, plots / "stages.svg")
     print(f"\nwrote {arguments.into}/results.json, table.md and plots/")
     sys.exit(0 if complete else 1)
 

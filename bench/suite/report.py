@@ -1,28 +1,10 @@
-"""What the suite says: lines while it runs, a table in Markdown, pictures."""
+"""What the suite says of its figures: a table in Markdown, pictures."""
 
 from statistics import median
 
-MARKS = {True: "holds", False: "SHORT", None: ""}
+from figures import short
+
 OURS, THEIRS = "#1f6f8b", "#b8b8b8"
-
-
-def short(value):
-    """Three digits that say something."""
-    size = abs(value)
-    return f"{value:,.0f}" if size >= 100 else f"{value:.1f}" if size >= 10 else f"{value:.2f}" if size >= 1 else f"{value:.3f}"
-
-
-def line(figure):
-    """One line for a terminal."""
-    peers = ", ".join(f"{figure.ratio(name):.2f} of {name} ({short(median(runs))})" for name, runs in figure.peers.items())
-    verdicts = list(figure.verdicts())
-    known = [holds for _, _, holds in verdicts if holds is not None]
-    mark = MARKS[all(known) if known else None]
-    wanted = "; ".join(text if holds is not None else f"{text}: not run" for text, _, holds in verdicts)
-    return (
-        f"{mark:5}  {figure.name}: {short(figure.value)} {figure.unit} +-{figure.spread:.0%}"
-        + (f", {peers}" if peers else "") + (f" (wanted: {wanted})" if wanted else "")
-    )
 
 
 def is_product(figure):

@@ -2,31 +2,53 @@
 
 use std::cell::Cell;
 use std::rc::Rc;
-use std::time::Instant;
+
+use tensord_cpu::clock::Clock as Ticks;
 
 /// A clock that never goes back.
 pub trait Clock {
+    /// The time in the unit that is read fastest.
+    fn ticks(&self) -> u64;
+
+    /// Nanoseconds that so many ticks are; more ticks are never fewer.
+    fn ns_of(&self, ticks: u64) -> u64;
+
     /// Nanoseconds since some fixed moment.
-    fn now_ns(&self) -> u64;
+    fn now_ns(&self) -> u64 {
+        self.ns_of(self.ticks())
+    }
 }
 
-/// The machine's monotonic clock.
+/// The machine's clock, in the way that costs least: an engine reads it several times in a turn, which may be over in a microsecond.
 #[derive(Debug)]
 pub struct Monotonic {
-    start: Instant,
+    ticks: Ticks,
+    start: u64,
+    /// Counters of two processors may be a little apart.
+    last: Cell<u64>,
 }
 
 impl Default for Monotonic {
     fn default() -> Self {
+        let ticks = Ticks::new();
         Monotonic {
-            start: Instant::now(),
+            ticks,
+            start: ticks.now(),
+            last: Cell::new(0),
         }
     }
 }
 
 impl Clock for Monotonic {
-    fn now_ns(&self) -> u64 {
-        self.start.elapsed().as_nanos() as u64
+    fn ticks(&self) -> u64 {
+        let ticks = self.ticks.now().saturating_sub(self.start);
+        let ticks = ticks.max(self.last.get());
+        self.last.set(ticks);
+        ticks
+    }
+
+    fn ns_of(&self, ticks: u64) -> u64 {
+        self.ticks.ns_between(0, ticks)
     }
 }
 
@@ -44,7 +66,11 @@ impl Manual {
 }
 
 impl Clock for Manual {
-    fn now_ns(&self) -> u64 {
+    fn ticks(&self) -> u64 {
         self.now_ns.get()
+    }
+
+    fn ns_of(&self, ticks: u64) -> u64 {
+        ticks
     }
 }

@@ -14,6 +14,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use tensord_plan::{Backend, Completed, DeviceFault};
+use tensord_shm::CHECKED;
 use tensord_shm::error::Code;
 use tensord_shm::ring::RecordBuf;
 use tensord_shm::staging::StagingMap;
@@ -31,6 +32,7 @@ use crate::ingest::Queue;
 use crate::schedule::{Candidate, Decision, Scheduler};
 use crate::session::Session;
 use crate::slate::{Running, Slate};
+use crate::stages::{Stage, Stages};
 use crate::stats::Counters;
 
 mod accept;
@@ -81,6 +83,7 @@ pub struct Engine {
     /// Queues that are polled.
     pub(crate) active: Vec<(usize, usize)>,
     pub(crate) counters: Counters,
+    pub(crate) stages: Stages,
     pub(crate) busy_ns: u64,
     pub(crate) draining: bool,
     pub(crate) faults: Vec<SessionFault>,
@@ -97,6 +100,7 @@ impl Engine {
         let mut scheduler = Scheduler::default();
         scheduler.hold.hold_ns_max = settings.hold_ns;
         scheduler.guard = settings.measured_merging.then(Default::default);
+        let stages = Stages::new(&*clock);
         Engine {
             clock,
             settings,
@@ -108,6 +112,7 @@ impl Engine {
             tenants: HashMap::new(),
             active: Vec::new(),
             counters: Counters::default(),
+            stages,
             busy_ns: 0,
             draining: false,
             faults: Vec::new(),
@@ -121,9 +126,10 @@ impl Engine {
 
     /// One turn. Each stage does a bounded amount of work.
     pub fn turn(&mut self) -> Progress {
-        let now_ns = self.clock.now_ns();
+        let now_ns = self.clock.ns_of(self.stages.begin(&*self.clock));
         let mut busy = self.complete();
         if self.device.constants.collect() {
+            self.enter(Stage::Control);
             return Progress::Report;
         }
         for k in 0..self.active.len() {
@@ -139,14 +145,20 @@ impl Engine {
             let place = self.active[k];
             busy |= self.secure(place);
             busy |= self.deliver(place);
-            if let Some(queue) = self.queue(place) {
-                Engine::publish(queue);
-            }
+            self.publish(place);
         }
         if !busy {
             self.rest(now_ns);
+            return Progress::Idle;
         }
-        if busy { Progress::Busy } else { Progress::Idle }
+        self.enter(Stage::Control);
+        Progress::Busy
+    }
+
+    /// Time from here on is this stage's.
+    #[inline]
+    pub(crate) fn enter(&mut self, stage: Stage) {
+        self.stages.enter(stage, &*self.clock);
     }
 
     pub(crate) fn queue(&mut self, (session, queue): (usize, usize)) -> Option<&mut Queue> {
@@ -155,6 +167,9 @@ impl Engine {
 
     /// Says whose work runs from here on, beside that of the launches under way.
     pub(crate) fn note_running(&mut self, running: Running) {
+        if !CHECKED {
+            return;
+        }
         let launches = self.device.in_flight.iter();
         if let Some(slate) = &mut self.slate {
             slate.write(launches.fold(running, |all, launch| all.and(launch.running)));
@@ -173,6 +188,9 @@ impl Engine {
     fn dispatch(&mut self) -> bool {
         self.held_until_ns = None;
         let mut any = false;
+        if self.stages.at() == Stage::Lookup {
+            self.enter(Stage::Schedule);
+        }
         while self.device.in_flight.len() < LAUNCHES_MAX {
             let candidates = self.candidates(&mut any);
             if candidates.is_empty() {
@@ -185,6 +203,7 @@ impl Engine {
                     break;
                 }
                 Decision::Launch(group) => {
+                    self.enter(Stage::Dispatch);
                     self.launch(&candidates, &group, now_ns);
                     self.complete();
                     any = true;

@@ -4,7 +4,7 @@
 //! a client's socket; queues and arenas come from the broker, ready to be mapped.
 //!
 //! # When it sleeps
-//! While the engine is busy the links and doorbells are looked at every [`LOOK_EVERY`]. After an idle tick the thread
+//! While the engine is busy the links and doorbells are looked at every [`LOOK_EVERY_NS`]. After an idle tick the thread
 //! yields; after `park_us` of idle ticks the engine is asked to park its rings, and if nothing came meanwhile the process
 //! blocks until a doorbell, a link or the engine's own deadline. An idle engine costs nothing.
 
@@ -12,7 +12,7 @@ use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io::Write;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
@@ -25,6 +25,7 @@ use tensord_shm::ring::Consumer;
 use tensord_shm::segment::{CompletionMapMut, SubmissionMap};
 use tensord_shm::staging::StagingMap;
 
+use crate::clock::{Clock, Monotonic};
 use crate::config::Config;
 use crate::link::{
     EngineOrder, EngineReport, FromEngine, Link, Refused, SessionRecord, ToEngine, Totals,
@@ -165,6 +166,8 @@ pub trait EngineCore {
     fn prepare_park(&mut self) -> bool;
     /// Nothing came for a while, and the engine may not park: it may sleep a moment where it knows that only the device works.
     fn doze(&mut self) {}
+    /// The process slept after [`EngineCore::prepare_park`], and is awake again.
+    fn awake(&mut self) {}
     /// How long the engine may sleep; `None` for ever.
     fn next_deadline(&self) -> Option<Duration>;
     /// Nothing new is taken from here on; what was accepted is finished.
@@ -172,7 +175,8 @@ pub trait EngineCore {
     /// Whether everything accepted has its outcome.
     fn is_drained(&self) -> bool;
     /// The engine's part of `stat --json`: an object with `device`, `uuid`, `busy_us`, `counters`, and `sessions`, a list
-    /// of objects with `id` and the session's own figures.
+    /// of objects with `id` and the session's own figures. `stages_ns` says where its thread's time went, `pool_ns` how long
+    /// launches ran on other threads.
     fn stat_json(&self) -> String;
 }
 
@@ -191,9 +195,9 @@ pub struct EngineStart {
 pub type MakeEngine = fn(&EngineStart) -> Result<Box<dyn EngineCore>, String>;
 
 /// How often a busy engine's process looks at its links and doorbells.
-const LOOK_EVERY: Duration = Duration::from_micros(50);
+const LOOK_EVERY_NS: u64 = 50_000;
 /// How often a busy engine's thread yields, so that clients on its core come to run.
-const YIELD_EVERY: Duration = Duration::from_micros(500);
+const YIELD_EVERY_NS: u64 = 500_000;
 /// The poll's clock counts milliseconds: an engine with a nearer deadline stays awake.
 const SLEEP_LEAST: Duration = Duration::from_millis(1);
 
@@ -221,8 +225,9 @@ pub fn run(make: MakeEngine) -> anyhow::Result<()> {
         bells: Bells::default(),
         sessions: HashMap::new(),
         resync: None,
-        idle_since: None,
-        yielded: Instant::now(),
+        clock: Monotonic::default(),
+        idle_since_ns: None,
+        yielded_ns: 0,
         hoped: false,
         drain: Drain::No,
     };
@@ -234,6 +239,9 @@ pub fn run(make: MakeEngine) -> anyhow::Result<()> {
             && error.kind() != std::io::ErrorKind::Interrupted
         {
             return Err(error.into());
+        }
+        if let (Some(engine), true) = (&mut shell.engine, timeout != Some(Duration::ZERO)) {
+            engine.awake();
         }
     }
     Ok(())
@@ -264,8 +272,9 @@ struct Shell {
     sessions: HashMap<u64, Attached>,
     /// Sessions that a new broker has named so far.
     resync: Option<HashSet<u64>>,
-    idle_since: Option<Instant>,
-    yielded: Instant,
+    clock: Monotonic,
+    idle_since_ns: Option<u64>,
+    yielded_ns: u64,
     /// Did the last idle tick end because news were seen?
     hoped: bool,
     drain: Drain,
@@ -622,27 +631,27 @@ impl Shell {
         let Some(engine) = &mut self.engine else {
             return None;
         };
-        let start = Instant::now();
+        let start_ns = self.clock.now_ns();
         loop {
             let progress = engine.tick();
-            let now = Instant::now();
+            let now_ns = self.clock.now_ns();
             match progress {
                 Progress::Busy => {
-                    self.idle_since = None;
+                    self.idle_since_ns = None;
                     self.hoped = false;
                 }
                 Progress::Report => {
-                    self.idle_since = None;
+                    self.idle_since_ns = None;
                     return Some(Duration::ZERO);
                 }
                 Progress::Idle => {
-                    let idle = now - *self.idle_since.get_or_insert(now);
-                    if idle >= Duration::from_micros(self.config.engine.park_us.into()) {
+                    let idle_ns = now_ns - *self.idle_since_ns.get_or_insert(now_ns);
+                    if idle_ns >= u64::from(self.config.engine.park_us) * 1000 {
                         let deadline = engine.next_deadline();
                         if deadline.is_none_or(|deadline| deadline >= SLEEP_LEAST)
                             && engine.prepare_park()
                         {
-                            self.idle_since = None;
+                            self.idle_since_ns = None;
                             return deadline;
                         }
                         engine.doze();
@@ -656,11 +665,11 @@ impl Shell {
                     self.hoped = false;
                 }
             }
-            if progress == Progress::Idle || now - self.yielded >= YIELD_EVERY {
+            if progress == Progress::Idle || now_ns - self.yielded_ns >= YIELD_EVERY_NS {
                 std::thread::yield_now();
-                self.yielded = now;
+                self.yielded_ns = now_ns;
             }
-            if now - start >= LOOK_EVERY {
+            if now_ns - start_ns >= LOOK_EVERY_NS {
                 return Some(Duration::ZERO);
             }
         }

@@ -21,5 +21,6 @@ pub mod sandbox;
 pub mod schedule;
 pub mod session;
 pub mod slate;
+pub mod stages;
 pub mod stats;
 pub mod supervisor;

@@ -2,10 +2,12 @@
 //!
 //! `main.rs` and the tests enter here, with the engine that they bring.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
+use tensord_shm::CHECKED;
 
 use crate::engine_process::MakeEngine;
 use crate::sandbox::{self, Role};
@@ -39,10 +41,25 @@ struct Arguments {
     self_test_sandbox: Option<Role>,
 }
 
+/// Has to be 1 for a build that checks nothing to start.
+const UNCHECKED_VARIABLE: &str = "TENSORD_UNCHECKED_BENCHMARK";
+
 /// Runs the process that the command line asks for.
 pub fn main(make: MakeEngine) -> ExitCode {
     let arguments = Arguments::parse();
     log::start(arguments.log.as_deref(), "info");
+    if !CHECKED && arguments.role == Role::Supervisor {
+        if !is_meant(std::env::var_os(UNCHECKED_VARIABLE)) {
+            tracing::error!(
+                "this build checks nothing that clients send and must not serve any: it is for measuring what checks cost. \
+                 {UNCHECKED_VARIABLE}=1 starts it all the same"
+            );
+            return ExitCode::FAILURE;
+        }
+        tracing::warn!(
+            "UNCHECKED BUILD, FOR A BENCHMARK ONLY: clients are believed, memory is not zeroed between tenants, no process is confined"
+        );
+    }
     let done = match (arguments.self_test_sandbox, arguments.role) {
         (Some(role), _) => self_test(role),
         (None, Role::Supervisor) => supervisor::run(&Options {
@@ -64,6 +81,11 @@ pub fn main(make: MakeEngine) -> ExitCode {
     }
 }
 
+/// Does whoever starts an unchecked build know what it is?
+fn is_meant(variable: Option<OsString>) -> bool {
+    variable.is_some_and(|value| value == "1")
+}
+
 /// Prints one line for each attempt; fails if one was let through.
 fn self_test(role: Role) -> anyhow::Result<()> {
     sandbox::confine(role)?;
@@ -83,4 +105,20 @@ fn self_test(role: Role) -> anyhow::Result<()> {
         role.name()
     );
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_build_that_was_not_asked_for_anything_checks() {
+        const { assert!(CHECKED, "the feature is nobody's default") };
+    }
+
+    #[test]
+    fn an_unchecked_build_starts_only_for_who_says_so() {
+        assert!(!is_meant(None) && !is_meant(Some("".into())) && !is_meant(Some("yes".into())));
+        assert!(is_meant(Some("1".into())));
+    }
 }

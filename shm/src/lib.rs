@@ -4,6 +4,10 @@
 //! the segments and rings carry them between processes that do not trust each other. `PROTOCOL.md` names every shared
 //! word with its writer and its ordering.
 
+/// Is what clients send checked? True in every build but the one against which the cost of checking is measured, which is right for
+/// clients that keep the rules and gives in to any that does not. Whoever checks something that such clients never do asks this first.
+pub const CHECKED: bool = !cfg!(feature = "unchecked-for-benchmark");
+
 pub mod address;
 pub mod completion;
 pub mod control;

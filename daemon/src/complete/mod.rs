@@ -8,8 +8,9 @@ use tensord_shm::error::Code;
 use crate::dispatch::{InFlight, Placed, fail_outputs};
 use crate::engine::Engine;
 use crate::graph::value::Failure;
-use crate::ingest::{Download, Hashing, Queue};
+use crate::ingest::{Download, Hashing};
 use crate::session::Session;
+use crate::stages::Stage;
 
 impl Engine {
     /// Takes in what the backend has finished.
@@ -20,6 +21,10 @@ impl Engine {
         let mut done = std::mem::take(&mut self.done);
         self.device.backend.poll(&mut done);
         let any = !done.is_empty();
+        if any {
+            let busy_ns = done.iter().map(|completed| completed.busy_ns).sum();
+            self.stages.finished(busy_ns, &*self.clock);
+        }
         for completed in done.drain(..) {
             self.finish_launch(&completed);
         }
@@ -174,21 +179,25 @@ impl Engine {
                     code: Code::Poisoned,
                     ..failure
                 }),
-                (None, Some(block)) if self.device.is_written(value) => staging
-                    .get(to.arena as usize)
-                    .ok_or(Code::Staging)
-                    .and_then(|map| self.device.download(&block, at, map, to))
-                    .map_err(|code| Failure {
-                        code,
-                        origin: number,
-                        site,
-                    }),
+                (None, Some(block)) if self.device.is_written(value) => {
+                    self.stages.enter(Stage::Transfer, &*self.clock);
+                    staging
+                        .get(to.arena as usize)
+                        .ok_or(Code::Staging)
+                        .and_then(|map| self.device.download(&block, at, map, to))
+                        .map_err(|code| Failure {
+                            code,
+                            origin: number,
+                            site,
+                        })
+                }
                 _ => break,
             };
             value.drop_use();
             queue.downloads.pop_front();
             queue.close(number);
             any = true;
+            self.enter(Stage::Completion);
             self.settle(place, number, site, result);
         }
         any
@@ -216,9 +225,23 @@ impl Engine {
     }
 
     /// Moves a queue's timeline and wakes who waits for it.
-    pub(crate) fn publish(queue: &mut Queue) {
+    pub(crate) fn publish(&mut self, (session, queue): (usize, usize)) {
+        // As `Engine::queue`; the clock is wanted beside it.
+        let Some(queue) = self
+            .sessions
+            .get_mut(session)
+            .and_then(Option::as_mut)
+            .and_then(|session| session.queue(queue))
+        else {
+            return;
+        };
         queue.publish_head();
-        queue.ends.completion.set_timeline(queue.finished());
+        let finished = queue.finished();
+        let moved = finished > queue.ends.completion.timeline();
+        queue.ends.completion.set_timeline(finished);
+        if moved {
+            self.stages.enter(Stage::Wake, &*self.clock);
+        }
         queue
             .ends
             .completion

@@ -14,6 +14,7 @@ use crate::graph::value::Failure;
 use crate::graph::{Acceptance, trace};
 use crate::ingest::{CrossWait, Download, Hashing, Queue};
 use crate::session::Session;
+use crate::stages::Stage;
 
 /// Longest wait of one queue for another.
 const CROSS_WAIT_NS_MAX: u64 = 60_000_000_000;
@@ -59,6 +60,7 @@ impl Engine {
                 site,
             }),
         };
+        self.enter(Stage::Graph);
         let Some(session) = self.sessions[place.0].as_mut() else {
             return;
         };
@@ -179,6 +181,9 @@ impl Engine {
         let Some(session) = self.sessions[place.0].as_mut() else {
             return Err(fail(Code::Internal));
         };
+        if brings_bytes(request) {
+            self.stages.enter(Stage::Transfer, &*self.clock);
+        }
         let device = &mut self.device;
         let owner = (session.spec.tenant, &session.account.clone());
         let (out, value, ticket) = match request {
@@ -295,6 +300,17 @@ impl Engine {
         acceptance(session, place.1, number, site)?.bind(*out, value, None)?;
         Ok(finish_upload(session, place.1, (number, site), ticket))
     }
+}
+
+/// Does it copy a value into device memory?
+fn brings_bytes(request: &Request) -> bool {
+    matches!(
+        request,
+        Request::UploadInline { .. }
+            | Request::Upload { .. }
+            | Request::UploadWrite { .. }
+            | Request::UploadSeal { .. }
+    )
 }
 
 /// An upload is over at once, that of a constant when its content is safe.

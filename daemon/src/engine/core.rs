@@ -19,6 +19,7 @@ use crate::dispatch::memory::Account;
 use crate::engine_process::{ConstantKey, EngineCore, EngineStart, Progress};
 use crate::ingest::Queue;
 use crate::slate::Slate;
+use crate::stages::Stage;
 
 /// Longest sleep beside launches under way, which need the cores more than an engine that polls: new requests wait for its end.
 const DOZE_LONGEST: Duration = Duration::from_micros(100);
@@ -297,8 +298,14 @@ impl EngineCore for Engine {
                     queue.ends.completion.set_need_wakeup(false);
                 }
             }
+        } else {
+            self.stages.park();
         }
         !news
+    }
+
+    fn awake(&mut self) {
+        self.stages.awake(&*self.clock);
     }
 
     fn doze(&mut self) {
@@ -328,6 +335,11 @@ impl EngineCore for Engine {
 
     fn stat_json(&self) -> String {
         let info = self.device.backend.info();
+        let stages_ns = self.stages.told_ns(&*self.clock);
+        let in_stages = Stage::ALL.iter().map(|stage| stage.name()).zip(stages_ns);
+        let stages: serde_json::Map<_, _> = in_stages
+            .map(|(name, ns)| (name.to_owned(), ns.into()))
+            .collect();
         let sessions: Vec<_> = self
             .sessions
             .iter()
@@ -351,6 +363,8 @@ impl EngineCore for Engine {
             "epoch": self.settings.epoch,
             "busy_us": self.busy_ns / 1000,
             "counters": self.counters(),
+            "stages_ns": stages,
+            "pool_ns": self.busy_ns.saturating_sub(stages_ns[Stage::Execution as usize]),
             "sessions": sessions,
         })
         .to_string()

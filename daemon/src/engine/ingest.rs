@@ -11,6 +11,7 @@ use crate::graph::trace::Accepted;
 use crate::graph::value::Failure;
 use crate::ingest::{RECORDS_PER_TURN, Taken, fault_code, is_bind};
 use crate::session::Session;
+use crate::stages::Stage;
 
 impl Engine {
     /// Takes a bounded number of records from one queue.
@@ -37,6 +38,7 @@ impl Engine {
             match self.take(place, &mut record, &mut taken) {
                 Taken::Record => {
                     taken += 1;
+                    self.enter(Stage::Graph);
                     if !self.defer(place, record.words()) {
                         self.plan_if_full(place, record.words_mut(), now_ns);
                         self.accept(place, record.words(), now_ns);
@@ -88,15 +90,20 @@ impl Engine {
             }
             let words = record.words();
             if says_nothing(words) {
+                self.stages.enter(Stage::Ingest, &*self.clock);
                 over += 1;
                 *taken += 1;
                 continue;
             }
             let about = (queue.accepted, site_of(words));
-            match queue.trace.follow(handles, words, about) {
+            let followed = queue.trace.follow(handles, words, about);
+            if followed == Accepted::Strange {
+                break last;
+            }
+            self.stages.enter(Stage::Ingest, &*self.clock);
+            match followed {
                 Accepted::Computed => computed += 1,
-                Accepted::Viewed => over += 1,
-                Accepted::Strange => break last,
+                _ => over += 1,
             }
             *taken += 1;
         };

@@ -9,6 +9,7 @@ use crate::graph::window::Cut;
 use crate::ingest::Queue;
 use crate::schedule::Work;
 use crate::session::Session;
+use crate::stages::Stage;
 
 /// Operations that are worth a launch even if nobody waits for them. A trace is planned at just this length, so that a
 /// stream of operations without end is cut where it was cut before.
@@ -87,6 +88,7 @@ impl Engine {
     }
 
     fn plan_up_to(&mut self, place: (usize, usize), wanted: u64, now_ns: u64) -> bool {
+        self.enter(Stage::Lookup);
         self.note_session(place);
         let Some(Session {
             handles,

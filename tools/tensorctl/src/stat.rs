@@ -26,7 +26,22 @@ pub const COUNTERS: [&str; 15] = [
     "device_bytes",
     "shared_bytes_saved",
 ];
-const ENGINE_FIELDS: [&str; 4] = ["device", "uuid", "epoch", "busy_us"];
+/// What an engine's thread may be at, in the order in which a request meets it; every nanosecond is one of these.
+pub const STAGES: [&str; 12] = [
+    "ingest",
+    "graph",
+    "transfer",
+    "lookup",
+    "schedule",
+    "dispatch",
+    "execution",
+    "completion",
+    "wake",
+    "control",
+    "polling",
+    "parked",
+];
+const ENGINE_FIELDS: [&str; 5] = ["device", "uuid", "epoch", "busy_us", "pool_ns"];
 /// What only an engine knows of a session.
 const ENGINE_FIGURES: [&str; 5] = [
     "device_us",
@@ -62,6 +77,13 @@ impl Stat {
             {
                 fill(counters, &COUNTERS);
             }
+            if let Some(stages) = engine
+                .entry("stages_ns")
+                .or_insert_with(|| Map::new().into())
+                .as_object_mut()
+            {
+                fill(stages, &STAGES);
+            }
         }
         for session in rows_mut(root, "sessions") {
             fill(session, &SESSION_FIELDS);
@@ -93,6 +115,22 @@ impl Stat {
         self.engines()
             .iter()
             .map(|engine| engine["counters"][counter].as_u64())
+            .sum()
+    }
+
+    /// Nanoseconds that the engines' threads were at a stage, summed; `None` where one of them did not tell.
+    pub fn stage_ns(&self, stage: &str) -> Option<u64> {
+        self.engines()
+            .iter()
+            .map(|engine| engine["stages_ns"][stage].as_u64())
+            .sum()
+    }
+
+    /// Nanoseconds that launches ran on other threads than their engine's, summed.
+    pub fn pool_ns(&self) -> Option<u64> {
+        self.engines()
+            .iter()
+            .map(|engine| engine["pool_ns"].as_u64())
             .sum()
     }
 

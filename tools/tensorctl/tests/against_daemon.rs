@@ -2,10 +2,11 @@
 //!
 //! The daemon is the real one. It lies beside `tensorctl` in the build's folder, or `TENSORD_DAEMON` names it.
 
+use std::collections::BTreeMap;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use tensord_client::{Elementwise, Options, Session};
@@ -181,6 +182,46 @@ fn a_session_at_work_is_seen_by_every_command() {
 }
 
 #[test]
+fn every_nanosecond_of_the_engine_is_at_one_stage_and_none_is_taken_back() {
+    let begin = Instant::now();
+    let daemon = Daemon::start("stages");
+    let session = daemon.session("stages");
+    let stages = || -> BTreeMap<String, u64> {
+        let stat = json(&tensorctl(&daemon.socket(), &["stat", "--json"]));
+        serde_json::from_value(stat["engines"][0]["stages_ns"].clone()).unwrap()
+    };
+    let before = stages();
+    let mut y = session.tensor(&[1.0f32; 64], &[64]).unwrap();
+    for _ in 0..100 {
+        y = y.scalar(Elementwise::Mul, 1.5).unwrap();
+        y.wait().unwrap();
+    }
+    y.to_vec::<f32>().unwrap();
+    let after = stages();
+    let wall_ns = u64::try_from(begin.elapsed().as_nanos()).unwrap();
+    assert!(before.iter().all(|(stage, ns)| after[stage] >= *ns));
+    for stage in [
+        "graph",
+        "transfer",
+        "lookup",
+        "schedule",
+        "dispatch",
+        "execution",
+        "completion",
+        "wake",
+    ] {
+        assert!(after[stage] > before[stage], "{stage}: {after:?}");
+    }
+    // The engine started after this test did.
+    assert!(after.values().sum::<u64>() <= wall_ns, "{after:?}");
+    let shown = text(&tensorctl(&daemon.socket(), &["stat"]));
+    assert!(
+        shown.contains("TIME IN") && after.keys().all(|stage| shown.contains(stage.as_str())),
+        "{shown}"
+    );
+}
+
+#[test]
 fn rates_come_complete_and_one_line_each() {
     let daemon = Daemon::start("rates");
     let output = tensorctl(
@@ -197,6 +238,7 @@ fn rates_come_complete_and_one_line_each() {
             line["rates"]["ops"].is_f64() && line["engines"].is_array(),
             "{line}"
         );
+        assert!(line["rates"]["stages"]["parked"].is_f64(), "{line}");
     }
 }
 
@@ -235,13 +277,16 @@ fn the_benchmark_measures_each_case_and_says_beside_what() {
         &daemon.socket(),
         &[&short[..], &["--json"]].concat(),
     ));
-    let lines = measured["lines"].as_array().unwrap();
+    let rows = |name: &str| measured[name].as_array().unwrap().clone();
+    let (lines, profiles) = (rows("lines"), rows("profiles"));
     for line in list.lines().skip(1) {
         let case = line.split_whitespace().next().unwrap();
-        let of_case: Vec<_> = lines.iter().filter(|line| line["case"] == case).collect();
+        let all = lines.iter().chain(&profiles);
+        let of_case: Vec<_> = all.filter(|line| line["case"] == case).collect();
         assert!(!of_case.is_empty(), "{case}");
         for line in of_case {
-            let runs = line["runs"].as_array().unwrap();
+            let runs = line.get("runs").unwrap_or(&line["wall_ns_runs"]);
+            let runs = runs.as_array().unwrap();
             let positive = runs.iter().all(|run| run.as_f64().unwrap() > 0.0);
             assert!(runs.len() == 2 && positive, "{line}");
         }
@@ -257,6 +302,37 @@ fn the_benchmark_measures_each_case_and_says_beside_what() {
     assert!(
         said.contains("no case \"rows\"") && said.contains("round-trip"),
         "{said}"
+    );
+}
+
+#[test]
+fn a_profile_says_where_all_of_an_operations_time_goes() {
+    let daemon = Daemon::start("profile");
+    let profile = ["bench", "profile", "--runs", "1", "--ms", "1"];
+    let measured = json(&tensorctl(
+        &daemon.socket(),
+        &[&profile[..], &["--json"]].concat(),
+    ));
+    let profiles = measured["profiles"].as_array().unwrap();
+    assert_eq!(profiles.len(), 4, "{measured:#}");
+    for profile in profiles {
+        assert_eq!(profile["submitted"], profile["executed"], "{profile:#}");
+        let sum = |side: &str| -> f64 {
+            let parts = profile["parts"].as_array().unwrap().iter();
+            let parts = parts.filter(|part| part["side"] == side);
+            parts.map(|part| part["ns"].as_f64().unwrap()).sum()
+        };
+        let wall = profile["wall_ns"].as_f64().unwrap();
+        assert!((sum("client") / wall - 1.0).abs() < 1e-6, "{profile:#}");
+        assert!(
+            sum("engine") > 0.0 && sum("crossing") <= wall,
+            "{profile:#}"
+        );
+    }
+    let shown = text(&tensorctl(&daemon.socket(), &profile));
+    assert!(
+        shown.contains("crossing  rest of waiting") && shown.contains("####"),
+        "{shown}"
     );
 }
 

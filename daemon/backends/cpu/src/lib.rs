@@ -13,7 +13,7 @@
 #![deny(unsafe_op_in_unsafe_fn)]
 
 mod backend;
-mod clock;
+pub mod clock;
 pub mod contract;
 mod fold;
 mod isa;

@@ -7,11 +7,14 @@ mod crossing;
 mod memory;
 mod merging;
 mod product;
+pub mod profile;
 
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use tensord_client::{Error, Session};
+
+use self::profile::Profile;
 
 /// What a case is measured with.
 pub struct Bench {
@@ -52,40 +55,53 @@ pub struct Case {
     /// For people.
     pub about: &'static str,
     /// Measures it.
-    pub run: fn(&Bench) -> Result<Vec<Line>, Error>,
+    pub run: Measure,
+}
+
+/// How a case is measured, and what it gives.
+pub enum Measure {
+    /// Figures.
+    Lines(fn(&Bench) -> Result<Vec<Line>, Error>),
+    /// Where time goes.
+    Profiles(fn(&Bench) -> anyhow::Result<Vec<Profile>>),
 }
 
 /// All of them, in the order in which they run.
-pub const CASES: [Case; 6] = [
+pub const CASES: [Case; 7] = [
     Case {
         name: "requests",
         about: "requests that do nothing, through one ring",
-        run: crossing::requests,
+        run: Measure::Lines(crossing::requests),
     },
     Case {
         name: "round-trip",
         about: "from submitting to having the outcome, one at a time",
-        run: crossing::round_trips,
+        run: Measure::Lines(crossing::round_trips),
     },
     Case {
         name: "chain",
         about: "64 elementwise operations submitted one by one, the result read back",
-        run: chain::chains,
+        run: Measure::Lines(chain::chains),
     },
     Case {
         name: "memory",
         about: "what is as fast as memory is: long chains, sums, softmax, layer norm",
-        run: memory::all,
+        run: Measure::Lines(memory::all),
     },
     Case {
         name: "product",
         about: "products with a constant matrix",
-        run: product::products,
+        run: Measure::Lines(product::products),
+    },
+    Case {
+        name: "profile",
+        about: "where an operation's time goes: client, crossing, each stage of the engine",
+        run: Measure::Profiles(profile::profiles),
     },
     Case {
         name: "merging",
         about: "several clients whose work may share launches, beside launches of their own",
-        run: merging::all,
+        run: Measure::Lines(merging::all),
     },
 ];
 

@@ -10,10 +10,11 @@ use clap::Args;
 use serde_json::json;
 use tensord_client::Session;
 
-use crate::bench::{Bench, CASES, Case, Line, median};
+use crate::bench::profile::Profile;
+use crate::bench::{Bench, CASES, Case, Line, Measure, median};
 use crate::daemon::Connection;
 use crate::table::{self, Align};
-use crate::units::significant;
+use crate::units::{self, significant};
 
 const HEAD: [(&str, Align); 7] = [
     ("CASE", Align::Left),
@@ -24,6 +25,16 @@ const HEAD: [(&str, Align); 7] = [
     ("UNIT", Align::Left),
     ("BESIDE", Align::Left),
 ];
+
+const PROFILE_HEAD: [(&str, Align); 5] = [
+    ("WHO", Align::Left),
+    ("AT WHAT", Align::Left),
+    ("NS", Align::Right),
+    ("SHARE", Align::Right),
+    ("", Align::Left),
+];
+/// Characters of a bar as long as the time on the wall.
+const BAR: f64 = 40.0;
 
 /// What to measure.
 #[derive(Args, Debug)]
@@ -67,7 +78,7 @@ pub fn run(socket: Option<&Path>, as_json: bool, options: &Options) -> anyhow::R
         run_for: Duration::from_millis(options.ms),
         cores: std::thread::available_parallelism().map_or(1, Into::into),
     };
-    let mut lines = Vec::new();
+    let (mut lines, mut profiles) = (Vec::new(), Vec::new());
     for (number, case) in cases.iter().enumerate() {
         progress(&format!(
             "{} of {}: {}",
@@ -75,19 +86,78 @@ pub fn run(socket: Option<&Path>, as_json: bool, options: &Options) -> anyhow::R
             cases.len(),
             case.about
         ));
-        let measured = (case.run)(&bench);
-        progress("");
-        lines.extend(measured?.into_iter().map(|line| (case.name, line)));
+        match case.run {
+            Measure::Lines(run) => {
+                let measured = run(&bench);
+                progress("");
+                lines.extend(measured?.into_iter().map(|line| (case.name, line)));
+            }
+            Measure::Profiles(run) => {
+                let measured = run(&bench);
+                progress("");
+                profiles.extend(measured?.into_iter().map(|profile| (case.name, profile)));
+            }
+        }
     }
     if as_json {
         let lines: Vec<_> = lines.iter().map(|(case, line)| line.json(case)).collect();
-        let text = json!({ "runs": options.runs, "run_ms": options.ms, "lines": lines });
+        let profiles: Vec<_> = profiles
+            .iter()
+            .map(|(case, profile)| profile.json(case))
+            .collect();
+        let text = json!({ "runs": options.runs, "run_ms": options.ms, "lines": lines, "profiles": profiles });
         writeln!(out, "{text:#}")?;
-    } else {
+        return Ok(ExitCode::SUCCESS);
+    }
+    if !lines.is_empty() {
         let rows: Vec<Vec<String>> = lines.iter().map(|(case, line)| row(case, line)).collect();
         table::print(&mut out, &HEAD, &rows)?;
     }
+    for (number, (_, profile)) in profiles.iter().enumerate() {
+        if number > 0 || !lines.is_empty() {
+            writeln!(out)?;
+        }
+        print_profile(&mut out, profile)?;
+    }
     Ok(ExitCode::SUCCESS)
+}
+
+/// One run's parts, with bars, and what adds up to what.
+fn print_profile(out: &mut impl Write, profile: &Profile) -> io::Result<()> {
+    let Some(run) = profile.middle() else {
+        return Ok(());
+    };
+    writeln!(
+        out,
+        "{}: {} ns an operation, {} between two waits; {} submitted, {} executed in {} launches",
+        profile.name,
+        significant(run.each(run.wall_ns)),
+        profile.operations,
+        units::count(run.operations),
+        units::count(run.executed),
+        units::count(run.launches),
+    )?;
+    let rows: Vec<Vec<String>> = run
+        .parts()
+        .iter()
+        .map(|part| {
+            let length = (part.share * BAR).round().clamp(0.0, 2.0 * BAR) as usize;
+            vec![
+                part.side.to_owned(),
+                part.name.to_owned(),
+                significant(part.ns),
+                format!("{:.1} %", part.share * 100.0),
+                "#".repeat(length),
+            ]
+        })
+        .collect();
+    table::print(out, &PROFILE_HEAD, &rows)?;
+    let how = if run.many {
+        "The engine takes records in (ingest, graph) while the client submits: both count, so all shares together may pass 100 %."
+    } else {
+        "The client waits for each round: submitting, the engine's stages up to completion, and the crossing follow one another."
+    };
+    writeln!(out, "{how}")
 }
 
 fn chosen(names: &[String]) -> anyhow::Result<Vec<&'static Case>> {

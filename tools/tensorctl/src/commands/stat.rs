@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Map, Value, json};
 
 use crate::daemon::Connection;
-use crate::stat::{COUNTERS, Stat};
+use crate::stat::{COUNTERS, STAGES, Stat};
 use crate::table::{self, Align};
 use crate::units::{self, ratio, word};
 
@@ -107,6 +107,8 @@ fn print_counters(out: &mut impl Write, stat: &Stat) -> anyhow::Result<()> {
             .map(|name| row(name, &|engine| shown(&engine["counters"][name]))),
     );
     table::print(out, &head, &rows)?;
+    writeln!(out)?;
+    print_stages(out, engines, &titles)?;
     let sessions = stat.sessions().len();
     writeln!(
         out,
@@ -114,6 +116,32 @@ fn print_counters(out: &mut impl Write, stat: &Stat) -> anyhow::Result<()> {
         if sessions == 1 { "" } else { "s" }
     )?;
     Ok(())
+}
+
+/// Where the time of each engine's thread went since it started.
+fn print_stages(out: &mut impl Write, engines: &[Value], titles: &[String]) -> io::Result<()> {
+    let mut head = vec![("TIME IN", Align::Left)];
+    for title in titles {
+        head.extend([(title.as_str(), Align::Right), ("SHARE", Align::Right)]);
+    }
+    let rows: Vec<Vec<String>> = STAGES
+        .iter()
+        .map(|stage| {
+            let mut cells = vec![(*stage).to_owned()];
+            for engine in engines {
+                let of = |name: &str| engine["stages_ns"][name].as_u64();
+                let age: Option<u64> = STAGES.iter().map(|name| of(name)).sum();
+                cells.push(units::or_dash(of(stage), |ns| {
+                    format!("{} us", units::count(ns / 1_000))
+                }));
+                cells.push(units::or_dash(ratio(of(stage), age), |share| {
+                    format!("{:.1} %", share * 100.0)
+                }));
+            }
+            cells
+        })
+        .collect();
+    table::print(out, &head, &rows)
 }
 
 /// What each counter gained a second; null where either sample lacks it, or where it went back because an engine or the
@@ -141,6 +169,13 @@ fn rates(earlier: &Stat, now: &Stat, seconds: f64) -> Map<String, Value> {
         "busy".into(),
         busy.as_f64().map_or(Value::Null, |us| json!(us / 1e6)),
     );
+    // Likewise the shares of time that the engines' threads were at each stage.
+    let shares = STAGES.iter().map(|stage| {
+        let share = rate(earlier.stage_ns(stage), now.stage_ns(stage));
+        let share = share.as_f64().map_or(Value::Null, |ns| json!(ns / 1e9));
+        ((*stage).to_owned(), share)
+    });
+    rates.insert("stages".into(), shares.collect::<Map<_, _>>().into());
     let gained = |name: &str| Some(now.total(name)?.saturating_sub(earlier.total(name)?));
     rates.insert(
         "ops_per_launch".into(),
