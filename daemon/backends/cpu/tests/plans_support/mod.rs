@@ -41,6 +41,17 @@ impl Case {
         })
     }
 
+    /// A plan whose immediates are all f32.
+    #[allow(dead_code, reason = "random plans need it not")]
+    pub fn of(plan: Plan, params: Arc<Params>) -> Case {
+        Case {
+            immediates: vec![DType::F32; plan.immediates as usize],
+            plan: Arc::new(plan),
+            params,
+            index_inputs: Vec::new(),
+        }
+    }
+
     pub fn values(&self, seed: u64) -> Values {
         let mut rng = Rng(seed);
         let inputs = self
