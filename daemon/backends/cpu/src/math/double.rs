@@ -22,7 +22,7 @@
 
 use super::basic::double::copy_sign;
 use super::coefficients::*;
-use super::pieces::double::{limit, log_special, polynomial};
+use super::pieces::double::{limit, polynomial};
 use super::trigonometry::reduce_huge;
 
 /// Adding 1.5 * 2^52 rounds to an integer and leaves it in the low bits.
@@ -36,6 +36,15 @@ const TINY: f64 = f64::from_bits((1023 - 54) << 52);
 fn power_of_two(k: u64) -> f64 {
     const BIAS: u64 = f64::MAX_EXP as u64 - 1;
     f64::from_bits(k.wrapping_add(BIAS) << 52)
+}
+
+/// The logarithm of `x` where `y` is that of a positive finite number.
+#[inline(always)]
+fn log_special(x: f64, y: f64) -> f64 {
+    let y = if x == f64::INFINITY { x } else { y };
+    let y = if x == 0.0 { f64::NEG_INFINITY } else { y };
+    let y = if x < 0.0 { f64::NAN } else { y };
+    if x.is_nan() { x } else { y }
 }
 
 /// `p * 2^k` for |k| <= 2000, rounded once.

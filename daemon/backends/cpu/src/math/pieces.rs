@@ -30,15 +30,6 @@ macro_rules! pieces {
                 let x = if x < low { low } else { x };
                 if x > high { high } else { x }
             }
-
-            /// The logarithm of `x` where `y` is that of a positive finite number.
-            #[inline(always)]
-            pub fn log_special(x: $float, y: $float) -> $float {
-                let y = if x == $float::INFINITY { x } else { y };
-                let y = if x == 0.0 { $float::NEG_INFINITY } else { y };
-                let y = if x < 0.0 { $float::NAN } else { y };
-                if x.is_nan() { x } else { y }
-            }
         }
     };
 }

@@ -20,7 +20,7 @@
 use super::basic::single::copy_sign;
 use super::coefficients::*;
 use super::double;
-use super::pieces::single::{limit, log_special, polynomial};
+use super::pieces::single::{limit, polynomial};
 
 /// Adding 1.5 * 2^23 rounds to an integer and leaves it in the low bits.
 const MAGIC: f32 = 12582912.0;
@@ -63,18 +63,25 @@ pub fn exp2(x: f32) -> f32 {
 
 #[inline(always)]
 pub fn log(x: f32) -> f32 {
+    // Factor and exponent are chosen, not the results: compilers would compute both of them.
     let small = x < f32::MIN_POSITIVE;
-    let scaled = if small { x * 33554432.0 } else { x };
-    let bits = scaled.to_bits();
-    // 0x3f800000 less the bits of sqrt(1/2): moves the boundary of the binades there.
-    let exponent = bits.wrapping_add(0x004a_fb0d) >> 23;
-    let m = f32::from_bits(bits.wrapping_sub(exponent.wrapping_sub(127) << 23));
-    let k = (exponent as i32 - if small { 152 } else { 127 }) as f32;
+    let bits = (x * if small { 33554432.0 } else { 1.0 }).to_bits();
+    // Less the bits of sqrt(1/2): moves the boundary of the binades there.
+    let moved = bits.wrapping_sub(0x3f35_04f3);
+    let m = f32::from_bits(bits.wrapping_sub(moved & 0xff80_0000));
+    let k = (moved.cast_signed() >> 23) as f32 - if small { 25.0 } else { 0.0 };
     let f = m - 1.0;
     let square = f * f;
     let rest = (square * f).mul_add(polynomial(f, &LOG_32), k * LN2_32[1]);
     let y = k.mul_add(LN2_32[0], f - (0.5f32.mul_add(square, -rest)));
-    log_special(x, y)
+    let other = if x == 0.0 {
+        f32::NEG_INFINITY
+    } else {
+        f32::NAN
+    };
+    let y = if x > 0.0 { y } else { other };
+    // Infinity and NaN stay.
+    if x < f32::INFINITY { y } else { x }
 }
 
 /// Is the angle finite and too large for [`sin`] and [`cos`]?
