@@ -183,35 +183,31 @@ unsafe fn abreast<F: Rule, const K: usize>(sums: *mut F::A, blocks: &Blocks, fir
     }
 }
 
+/// `rows` and `close` are those of the level.
 #[inline(always)]
-unsafe fn blocks<F: Rule>(sums: *mut u8, blocks: &Blocks) {
-    debug_assert!((1..=BLOCK).contains(&blocks.filled));
+unsafe fn blocks<F: Rule>(sums: *mut u8, blocks: &Blocks, rows: RowsFn, close: CloseFn) {
+    let filled = blocks.filled;
+    debug_assert!((1..=BLOCK).contains(&filled));
     let sums = sums.cast::<F::A>();
+    let mut done = 0;
     // SAFETY: the caller's: `count` accumulators, and what `blocks` names.
     unsafe {
-        if blocks.filled < LANES {
-            for k in 0..blocks.count {
-                let x = blocks.x.cast::<F::X>().offset(k as isize * blocks.apart);
-                let position = blocks.position + k as u64 * blocks.advance;
-                let lift = |l: usize| F::lift(*x.add(l), position + l as u64);
-                // Lane l joins l + 8, then l + 4, ...: what no element stands in is left out.
-                let mut own = [lift(0); LANES];
-                (1..blocks.filled).for_each(|l| own[l] = lift(l));
-                close::<F>(own.as_mut_ptr().cast(), blocks.filled, 1);
-                *sums.add(k) = own[0];
-            }
-            return;
-        }
-        let mut done = 0;
         // Wider accumulators are chains enough by themselves.
-        if size_of::<F::A>() <= 8 {
+        if size_of::<F::A>() <= 8 && filled >= LANES {
             while blocks.count - done >= 2 {
                 abreast::<F, 2>(sums.add(done), blocks, done);
                 done += 2;
             }
         }
-        for done in done..blocks.count {
-            abreast::<F, 1>(sums.add(done), blocks, done);
+        for k in done..blocks.count {
+            let x = blocks.x.cast::<F::X>().offset(k as isize * blocks.apart);
+            let position = blocks.position + k as u64 * blocks.advance;
+            let mut lanes = std::mem::MaybeUninit::<[F::A; LANES]>::uninit();
+            let lanes = lanes.as_mut_ptr().cast();
+            // The first elements of a block write their lanes, and `close` reads those only.
+            rows(lanes, x.cast(), position, filled, 1);
+            close(lanes, filled, 1);
+            *sums.add(k) = lanes.cast::<F::A>().read();
         }
     }
 }
@@ -279,7 +275,7 @@ macro_rules! level {
             $(#[target_feature(enable = $features)])?
             pub unsafe fn blocks<F: Rule>(sums: *mut u8, blocks: &Blocks) {
                 // SAFETY: the caller's.
-                unsafe { super::blocks::<F>(sums, blocks) }
+                unsafe { super::blocks::<F>(sums, blocks, rows::<F>, close::<F>) }
             }
             $(#[target_feature(enable = $features)])?
             pub unsafe fn tree<F: Rule>(sums: *mut u8, count: usize) {
