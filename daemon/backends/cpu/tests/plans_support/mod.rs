@@ -1,7 +1,9 @@
 //! Runs a plan in the backend and in the naive interpreter, and compares bits.
 
+mod bands;
 pub mod naive;
 pub mod random;
+mod rows;
 
 use std::sync::Arc;
 
@@ -42,7 +44,6 @@ impl Case {
     }
 
     /// A plan whose immediates are all f32.
-    #[allow(dead_code, reason = "random plans need it not")]
     pub fn of(plan: Plan, params: Arc<Params>) -> Case {
         Case {
             immediates: vec![DType::F32; plan.immediates as usize],

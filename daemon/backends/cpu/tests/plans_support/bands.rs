@@ -1,16 +1,11 @@
 //! Steps that go through the rows of a matrix together give what they give one by one: several sizes of rows, alone and several instances
 //! at once, on each instruction set and number of threads, bit for bit as the naive interpreter.
 
-mod plans_support;
-#[allow(dead_code, reason = "benchmarks need more of it")]
-#[path = "plans_support/rows.rs"]
-mod rows;
-
-use plans_support::{Case, backends};
-use rows::{
+use super::rows::{
     ALL, MATRIX, NOTHING, ROWS, SHARED, TRANSPOSED, X, Y, body, layer_norm, map, params, plan,
     reduce, softmax, temp,
 };
+use super::{Case, backends};
 use tensord_plan::{Buffer, Plan};
 use tensord_shm::op::Elementwise::{Add, Exp, Mul, Sub};
 use tensord_shm::op::Reduction::{Max, Sum};
