@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use tensord_plan::{Body, Contract, Params, Plan, Slot, Step, Store, ValueId};
 
+use crate::bands::{self, Band};
 use crate::contract;
 use crate::fold::{Fold, fold};
 use crate::isa::Isa;
@@ -90,6 +91,23 @@ pub struct BoundContract {
 pub struct BoundPlan {
     /// One for each step of the plan.
     pub steps: Vec<BoundStep>,
+    /// Steps that go through their rows together, in order.
+    pub bands: Vec<Band>,
+    /// First and last step of each temporary's life, with these bands.
+    lives: Vec<(u32, u32)>,
+}
+
+impl BoundPlan {
+    /// First and last step of each temporary's life in a launch of so many instances.
+    pub fn lives<'a>(
+        &'a self,
+        plan: &'a Plan,
+        instances: usize,
+    ) -> impl Iterator<Item = (u32, u32)> + 'a {
+        let banded = self.bands.iter().any(|band| band.has_blocks(instances));
+        let temps = plan.temps.iter().zip(&self.lives);
+        temps.map(move |(temp, &with_bands)| if banded { with_bands } else { temp.live })
+    }
 }
 
 /// A plan, ready to be bound.
@@ -121,10 +139,14 @@ impl Prepared {
 
     fn bind(&self, params: &Params) -> BoundPlan {
         let steps = self.plan.steps.iter().zip(&self.steps);
+        let mut steps: Vec<BoundStep> = steps
+            .map(|(step, prepared)| bind_step(&self.plan, step, prepared, params))
+            .collect();
+        let bands = bands::find(&self.plan, &mut steps, params);
         BoundPlan {
-            steps: steps
-                .map(|(step, prepared)| bind_step(&self.plan, step, prepared, params))
-                .collect(),
+            lives: bands::lives(&self.plan, &bands),
+            steps,
+            bands,
         }
     }
 }
