@@ -134,6 +134,27 @@ def product(suite):
     yield Figure("capsule convolution", "GFLOP/s", True, of_seconds(ours, flops), {peer: theirs}, [Wanted(0.8, peer)])
 
 
+def waiting(suite):
+    """One to many small clients, each waiting for every step, beside the same at the echo daemon; with and without foreign load."""
+    with suite.daemon() as socket, suite.daemon(programs.peer("echo")) as echo:
+        for count in (1, 8, 32, 128):
+            for load in (0, HOGS):
+                sides = {socket: [], echo: []}
+                with fleets.hogs(load):
+                    for run in range(suite.runs):
+                        suite.progress(f"waiting, {count} clients, {load} hogs, run {run + 1}")
+                        for at, found in sides.items():
+                            steps, late = programs.waiting(at, count, suite.run_s * 2)
+                            found.append((fleets.Together(steps, suite.run_s * 2), late))
+                name = f"{count} waiting client{'s' * (count > 1)}" + f" beside {load} foreign CPU hogs" * (load > 0)
+                ours, theirs = sides.values()
+                peers = {"echo daemon": [one.rate for one, _ in theirs]}
+                yield Figure(name, "steps/s", True, [one.rate for one, _ in ours], peers)
+                if count > 1:
+                    shares, wanted = [one.least_share for one, _ in ours], [Wanted(0.5)]
+                    yield Figure(f"{name}, slowest client's share", "of an equal share", True, shares, wanted=wanted)
+
+
 def silero(suite):
     """Many processes that listen, each to a stream of its own."""
     rates = {}
@@ -233,7 +254,7 @@ def with_hogs(name, unit, alone, beside):
 
 
 # Cases that run programs of `bench/peers`, which take minutes to build.
-BESIDE_PEERS = {"crossing", "product", "policy"}
+BESIDE_PEERS = {"crossing", "product", "waiting", "policy"}
 
 CASES = {
     "crossing": crossing,
@@ -241,6 +262,7 @@ CASES = {
     "profile": profile,
     "memory": memory,
     "product": product,
+    "waiting": waiting,
     "silero": silero,
     "policy": policy,
     "safety": safety,

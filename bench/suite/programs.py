@@ -87,3 +87,9 @@ def products(cases, threads, runs, run_s):
     words = ["x".join(map(str, case)) for case in cases]
     text = output_of(peer("product"), threads, runs, round(run_s * 1e3), *words)
     return [json.loads(line) for line in text.splitlines()]
+
+
+def waiting(socket, clients, run_s):
+    """Many small clients: `(steps of each, 99th percentile of a step in microseconds where it is greatest)`."""
+    found = json.loads(output_of(peer("waiting"), socket, clients, round(run_s * 1e3)))
+    return found["steps"], found["p99_us"]

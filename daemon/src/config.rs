@@ -162,6 +162,17 @@ pub struct ClassCeiling {
     pub weight_max: u32,
 }
 
+/// How many instances of a plan run together in a launch.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Merge {
+    /// As many as are ready, but for plans of which it was measured that fewer are quicker.
+    #[default]
+    Measured,
+    /// As many as are ready: to see what the measuring is worth.
+    Always,
+}
+
 /// What the engine is told.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -172,6 +183,8 @@ pub struct EngineConfig {
     pub quiet_us: u32,
     /// Microseconds that ready work may at most be held for partners. Default 200, range 0 to 100000.
     pub hold_us: u32,
+    /// How many instances of a plan run together. Default `measured`.
+    pub merge: Merge,
     /// Microseconds after which the scheduler chooses again. Default 2000, range 100 to 1000000.
     pub slice_us: u32,
     /// Threads that a long launch runs on; 0 is as many as there are cores. Default 0, range 0 to 1024.
@@ -254,6 +267,7 @@ impl Default for EngineConfig {
             park_us: 50,
             quiet_us: 100,
             hold_us: 200,
+            merge: Merge::Measured,
             slice_us: 2_000,
             threads: 0,
             simd: "auto".to_owned(),

@@ -56,6 +56,8 @@ pub struct Settings {
     pub quiet_ns: u64,
     /// Ready work is never held longer than this for partners.
     pub hold_ns: u64,
+    /// Are launches kept to the number of instances that was measured to be quick?
+    pub measured_merging: bool,
     /// Device memory that the sessions of a tenant may hold together.
     pub tenant_device_bytes: u64,
 }
@@ -97,6 +99,7 @@ impl Engine {
     pub fn new(backend: Box<dyn Backend>, clock: Box<dyn Clock>, settings: Settings) -> Engine {
         let mut scheduler = Scheduler::default();
         scheduler.hold.hold_ns_max = settings.hold_ns;
+        scheduler.guard = settings.measured_merging.then(Default::default);
         let stages = Stages::new(&*clock);
         Engine {
             clock,
@@ -243,6 +246,7 @@ impl Engine {
                     session: id,
                     place,
                     plan,
+                    cost: work.cost(),
                     ready_ns: work.ready_ns,
                     batch,
                 });

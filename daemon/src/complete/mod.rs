@@ -9,7 +9,6 @@ use crate::dispatch::{InFlight, Placed, fail_outputs};
 use crate::engine::Engine;
 use crate::graph::value::Failure;
 use crate::ingest::{Download, Hashing};
-use crate::schedule::Work;
 use crate::session::Session;
 use crate::stages::Stage;
 
@@ -43,8 +42,13 @@ impl Engine {
         self.busy_ns += completed.busy_ns;
         self.count_launch(&works);
         // Device time is split by the first cost estimate of each instance, in 1/1024ths so that it adds up.
-        let costs: Vec<u64> = works.iter().map(|placed| cost_of(&placed.work)).collect();
+        let costs: Vec<u64> = works.iter().map(|placed| placed.work.cost()).collect();
         let sum: u64 = costs.iter().sum::<u64>().max(1);
+        if let Some(guard) = &mut self.scheduler.guard
+            && let Some(first) = works.first()
+        {
+            guard.ran(&first.work.template.plan, &costs, completed.busy_ns);
+        }
         let mut left = completed.busy_ns;
         let last = works.len().saturating_sub(1);
         for (index, (placed, cost)) in works.into_iter().zip(costs).enumerate() {
@@ -243,10 +247,4 @@ impl Engine {
             .completion
             .wake_if_asleep(&queue.ends.submission, queue.ends.notice.as_ref());
     }
-}
-
-/// Bytes and operations weighed alike: good enough to split one launch.
-fn cost_of(work: &Work) -> u64 {
-    let (bytes, flops) = work.template.params.cost();
-    (bytes / 4).saturating_add(flops).max(1)
 }

@@ -14,7 +14,7 @@ use super::{
     Settings, StagingMap, Tenant,
 };
 use crate::clock::Monotonic;
-use crate::config::Config;
+use crate::config::{Config, Merge};
 use crate::dispatch::memory::Account;
 use crate::engine_process::{ConstantKey, EngineCore, EngineStart, Progress};
 use crate::ingest::Queue;
@@ -48,6 +48,7 @@ pub fn make(start: &EngineStart) -> Result<Box<dyn EngineCore>, String> {
         epoch: start.epoch,
         quiet_ns: u64::from(settings.quiet_us) * 1000,
         hold_ns: u64::from(settings.hold_us) * 1000,
+        measured_merging: settings.merge == Merge::Measured,
         tenant_device_bytes: start.config.limits.tenant_device_bytes,
     };
     Ok(Box::new(Engine::new(
@@ -234,6 +235,12 @@ impl EngineCore for Engine {
         self.settings.quiet_ns = u64::from(config.engine.quiet_us) * 1000;
         self.settings.hold_ns = u64::from(config.engine.hold_us) * 1000;
         self.scheduler.hold.hold_ns_max = self.settings.hold_ns;
+        match config.engine.merge {
+            Merge::Always => self.scheduler.guard = None,
+            Merge::Measured => {
+                self.scheduler.guard.get_or_insert_default();
+            }
+        }
     }
 
     fn doorbell(&mut self, session: SessionId, queue: u32) {

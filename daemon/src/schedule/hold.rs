@@ -47,8 +47,14 @@ fn key(plan: &Arc<Plan>) -> usize {
 }
 
 impl Holds {
-    /// Until when the group should wait; `None` to run it now.
-    pub fn until(&mut self, candidates: &[Candidate], group: &[usize], now_ns: u64) -> Option<u64> {
+    /// Until when the group, to which at most `most` belong, should wait; `None` to run it now.
+    pub fn until(
+        &mut self,
+        candidates: &[Candidate],
+        group: &[usize],
+        most: usize,
+        now_ns: u64,
+    ) -> Option<u64> {
         let first = &candidates[*group.first()?];
         if !first.batch || self.hold_ns_max == 0 {
             return None;
@@ -59,7 +65,7 @@ impl Holds {
             .values()
             .filter(|&&ran| now_ns.saturating_sub(ran) < MEMORY_NS)
             .count();
-        if group.len() >= expected.min(super::INSTANCES_MAX) {
+        if group.len() >= expected.min(most) {
             return None;
         }
         let oldest = group.iter().map(|&k| candidates[k].ready_ns).min()?;
@@ -108,6 +114,7 @@ impl Holds {
 mod tests {
     use super::*;
     use crate::engine_process::TenantId;
+    use crate::schedule::INSTANCES_MAX;
 
     fn candidates(count: u64, plan: &Arc<Plan>, ready_ns: u64) -> Vec<Candidate> {
         let candidate = |session| Candidate {
@@ -115,6 +122,7 @@ mod tests {
             session: SessionId(session),
             place: (0, 0),
             plan: Arc::clone(plan),
+            cost: 1,
             ready_ns,
             batch: true,
         };
@@ -126,9 +134,9 @@ mod tests {
         let plan = Arc::default();
         let alone = candidates(1, &plan, 1000);
         let mut holds = Holds::default();
-        assert_eq!(holds.until(&alone, &[0], 1000), None);
+        assert_eq!(holds.until(&alone, &[0], INSTANCES_MAX, 1000), None);
         holds.launched(&alone, &[0], 1000);
-        assert_eq!(holds.until(&alone, &[0], 2000), None);
+        assert_eq!(holds.until(&alone, &[0], INSTANCES_MAX, 2000), None);
     }
 
     #[test]
@@ -138,12 +146,12 @@ mod tests {
         let mut holds = Holds::default();
         holds.launched(&all, &[0, 1, 2, 3], 10);
         let until = holds
-            .until(&all, &[0, 1], 10)
+            .until(&all, &[0, 1], INSTANCES_MAX, 10)
             .expect("two more are expected");
-        assert_eq!(holds.until(&all, &[0, 1, 2, 3], 10), None);
-        assert_eq!(holds.until(&all, &[0, 1], until), None);
+        assert_eq!(holds.until(&all, &[0, 1, 2, 3], INSTANCES_MAX, 10), None);
+        assert_eq!(holds.until(&all, &[0, 1], INSTANCES_MAX, until), None);
         assert_eq!(
-            holds.until(&all, &[0, 1], MEMORY_NS + 20),
+            holds.until(&all, &[0, 1], INSTANCES_MAX, MEMORY_NS + 20),
             None,
             "partners are forgotten"
         );
@@ -155,10 +163,14 @@ mod tests {
         let all = candidates(2, &plan, 0);
         let mut holds = Holds::default();
         holds.launched(&all, &[0, 1], 1);
-        let before = holds.until(&all, &[0], 1).expect("a partner is expected");
+        let before = holds
+            .until(&all, &[0], INSTANCES_MAX, 1)
+            .expect("a partner is expected");
         holds.launched(&all, &[0], before);
         let late = candidates(1, &plan, before);
-        let after = holds.until(&late, &[0], before).expect("still expected");
+        let after = holds
+            .until(&late, &[0], INSTANCES_MAX, before)
+            .expect("still expected");
         assert!(after - before < before, "{before} then {after}");
     }
 }

@@ -2,8 +2,9 @@
 //!
 //! In: the heads of all queues' planned work. Out: one group of works with equal plans, to be launched together. Knows accounts and
 //! plans' identities; knows nothing of devices, buffers or rings. Policies are one file each: [`turn`] says whose turn it is,
-//! [`hold`] whether it is worth waiting for partners.
+//! [`guard`] how many may run together, [`hold`] whether it is worth waiting for partners.
 
+pub mod guard;
 pub mod hold;
 pub mod turn;
 
@@ -38,6 +39,14 @@ pub struct Work {
     pub ready_ns: u64,
 }
 
+impl Work {
+    /// Bytes and operations weighed alike, by the first estimate: good enough to compare works and to split a launch.
+    pub fn cost(&self) -> u64 {
+        let (bytes, flops) = self.template.params.cost();
+        (bytes / 4).saturating_add(flops).max(1)
+    }
+}
+
 /// The head of a queue's work, as the policies see it.
 #[derive(Clone, Debug)]
 pub struct Candidate {
@@ -49,6 +58,8 @@ pub struct Candidate {
     pub place: (usize, usize),
     /// Its plan; plans are interned, so equal plans are one allocation.
     pub plan: Arc<Plan>,
+    /// How much work it is, by estimate.
+    pub cost: u64,
     /// When it became ready.
     pub ready_ns: u64,
     /// May it share a launch?
@@ -67,11 +78,13 @@ pub enum Decision {
     },
 }
 
-/// The scheduler: a turn among tenants and sessions, and patience for partners.
+/// The scheduler: a turn among tenants and sessions, a limit where merging loses, and patience for partners.
 #[derive(Default)]
 pub struct Scheduler {
     /// Whose turn it is.
     pub turn: turn::FairTurn,
+    /// How many may run together; `None` for as many as there are.
+    pub guard: Option<guard::Guard>,
     /// How long to wait for partners.
     pub hold: hold::Holds,
 }
@@ -84,16 +97,11 @@ impl Scheduler {
         let mut open: Vec<usize> = (0..candidates.len()).collect();
         while let Some(first) = self.turn.next(candidates, &open) {
             let chosen = &candidates[first];
+            let most = self.most(chosen);
             let mut group = vec![first];
-            if chosen.batch {
-                let partner = |&k: &usize| {
-                    k != first
-                        && candidates[k].batch
-                        && Arc::ptr_eq(&candidates[k].plan, &chosen.plan)
-                };
-                group.extend(open.iter().copied().filter(partner).take(INSTANCES_MAX - 1));
-            }
-            match self.hold.until(candidates, &group, now_ns) {
+            let partner = |&k: &usize| k != first && self.may_join(chosen, &candidates[k]);
+            group.extend(open.iter().copied().filter(partner).take(most - 1));
+            match self.hold.until(candidates, &group, most, now_ns) {
                 None => return Decision::Launch(group),
                 Some(until_ns) => {
                     earliest = earliest.min(until_ns);
@@ -102,5 +110,18 @@ impl Scheduler {
             }
         }
         Decision::Hold { until_ns: earliest }
+    }
+
+    fn most(&self, first: &Candidate) -> usize {
+        match &self.guard {
+            _ if !first.batch => 1,
+            Some(guard) => guard.most(&first.plan, first.cost),
+            None => INSTANCES_MAX,
+        }
+    }
+
+    fn may_join(&self, first: &Candidate, other: &Candidate) -> bool {
+        let sizes = self.guard.is_none() || guard::Guard::join(first.cost, other.cost);
+        first.batch && other.batch && Arc::ptr_eq(&first.plan, &other.plan) && sizes
     }
 }

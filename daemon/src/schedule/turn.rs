@@ -91,6 +91,7 @@ mod tests {
             session: SessionId(session),
             place: (0, 0),
             plan: Arc::default(),
+            cost: 1,
             ready_ns: 0,
             batch: true,
         }

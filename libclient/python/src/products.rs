@@ -7,6 +7,7 @@ use pyo3::exceptions::{PyIndexError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyModule;
 use tensord_client::Tensor;
+use tensord_shm::dtype::DType;
 use tensord_shm::layout::RANK_MAX;
 use tensord_shm::op::{AxisList, Op, Operand};
 
@@ -134,8 +135,38 @@ fn product(
         out: list(out)?,
     };
     let dtype = promote_or_error("contract", a.dtype(), b.dtype())?;
+    if a.dtype() == b.dtype() && dtype != DType::I8 {
+        return contract(py, &op, a, b);
+    }
     let made = contract(py, &op, a, b)?.tensor(py);
     cast(py, &made, dtype).map(Array::new)
+}
+
+/// The labels of one operand of a matrix product.
+#[derive(Clone, Copy)]
+struct Labels {
+    numbers: [u8; RANK_MAX + 2],
+    len: usize,
+}
+
+impl Labels {
+    /// Those of the axes before the last two, the innermost first in number and last in place.
+    fn stack(rank: usize) -> Labels {
+        let len = rank.saturating_sub(2);
+        Labels {
+            numbers: std::array::from_fn(|axis| 2 + len.saturating_sub(axis) as u8),
+            len,
+        }
+    }
+
+    fn push(&mut self, label: u8) {
+        self.numbers[self.len] = label;
+        self.len += 1;
+    }
+
+    fn list(&self) -> &[u8] {
+        &self.numbers[..self.len]
+    }
 }
 
 /// Matrix product by the standard's rules: vectors and stacks of matrices, stacks broadcast against each other.
@@ -160,17 +191,10 @@ pub fn matmul(py: Python<'_>, a: &Bound<'_, PyAny>, b: &Bound<'_, PyAny>) -> PyR
         )));
     }
     // Labels: 0 the inner axis, 1 rows, 2 columns, 3.. the stacks from the innermost outwards.
-    let stack = |rank: usize| {
-        (0..rank.saturating_sub(2) as u8)
-            .rev()
-            .map(|k| 3 + k)
-            .collect::<Vec<u8>>()
-    };
-    let (mut of_a, mut of_b) = (stack(rank_a), stack(rank_b));
-    let mut out = if of_a.len() >= of_b.len() {
-        of_a.clone()
-    } else {
-        of_b.clone()
+    let (mut of_a, mut of_b) = (Labels::stack(rank_a), Labels::stack(rank_b));
+    let mut out = match rank_a >= rank_b {
+        true => of_a,
+        false => of_b,
     };
     if rank_a > 1 {
         of_a.push(1);
@@ -182,7 +206,7 @@ pub fn matmul(py: Python<'_>, a: &Bound<'_, PyAny>, b: &Bound<'_, PyAny>) -> PyR
         of_b.push(2);
         out.push(2);
     }
-    for k in 0..of_a.len().min(of_b.len()).saturating_sub(2) {
+    for k in 0..rank_a.min(rank_b).saturating_sub(2) {
         let (x, y) = (a.shape()[rank_a - 3 - k], b.shape()[rank_b - 3 - k]);
         if x != y && x != 1 && y != 1 {
             return Err(value_error(format!(
@@ -192,7 +216,7 @@ pub fn matmul(py: Python<'_>, a: &Bound<'_, PyAny>, b: &Bound<'_, PyAny>) -> PyR
             )));
         }
     }
-    product(py, &a, &b, &of_a, &of_b, &out)
+    product(py, &a, &b, of_a.list(), of_b.list(), out.list())
 }
 
 #[pyfunction]

@@ -5,7 +5,7 @@
 //! says that others compute on this core. A wait that yields did not end makes the next ones sleep at once: one, then
 //! two, then four, and many more after a slow yield; a wait that they did end takes half of that back.
 //!
-//! The constants were chosen with the benchmark `steps`, see there.
+//! The constants were chosen by `bench/peers/src/bin/waiting.rs`: 1 to 128 clients, with foreign load and without.
 
 use std::time::{Duration, Instant};
 

@@ -10,6 +10,7 @@ use tensord_shm::completion::Reader;
 use tensord_shm::dtype::{DType, Scalar};
 use tensord_shm::error::Code;
 use tensord_shm::handle::Handle;
+use tensord_shm::layout::Shape;
 use tensord_shm::op::{Elementwise, Meta, OPERANDS_MAX, Op, Operand, scalar_meta};
 use tensord_shm::record::{Compute, Line, Request, opcode, opcode_of};
 
@@ -45,7 +46,7 @@ impl Session {
         site: Site,
     ) -> Result<Tensor, Error> {
         let lane = self.lane();
-        let Some(meta) = same_shapes(function, operands) else {
+        let Some(meta) = broadcast_into_one(function, operands) else {
             return self.submit(&Op::Elementwise(function), operands, [Scalar(0); 2], site);
         };
         let epoch = lane.state.epoch();
@@ -174,26 +175,41 @@ fn infer(op: &Op, operands: &[Arg<'_>]) -> Result<Meta, Error> {
     Ok(op.infer(&metas[..operands.len()])?)
 }
 
-/// For operands of one dtype and shape, or scalars beside one tensor: what they are. `None` leaves the decision, and the
+/// For operands of one dtype, where one of them has the result's shape already: what it is. `None` leaves the decision, and the
 /// error message, to `Op::infer`.
 #[inline(always)]
-fn same_shapes<'a>(function: Elementwise, operands: &[Arg<'a>]) -> Option<&'a Meta> {
+fn broadcast_into_one<'a>(function: Elementwise, operands: &[Arg<'a>]) -> Option<&'a Meta> {
     let info = function.info();
     if operands.len() != usize::from(info.arity) || function == Elementwise::Select {
         return None;
     }
-    let first = operands.iter().find_map(|operand| match operand {
-        Operand::Tensor(tensor) => Some(tensor.meta()),
-        Operand::Immediate(..) => None,
-    })?;
-    let same = operands.iter().all(|operand| match operand {
+    let mut widest: Option<&Meta> = None;
+    for operand in operands {
+        if let Operand::Tensor(tensor) = operand {
+            let meta = tensor.meta();
+            if widest.is_none_or(|widest| meta.shape.rank() > widest.shape.rank()) {
+                widest = Some(meta);
+            }
+        }
+    }
+    let widest = widest?;
+    let fits = operands.iter().all(|operand| match operand {
         Operand::Tensor(tensor) => {
             let meta = tensor.meta();
-            std::ptr::eq(meta, first) || meta == first
+            let same = std::ptr::eq(meta, widest) || meta == widest;
+            same || meta.dtype == widest.dtype && spreads(&meta.shape, &widest.shape)
         }
-        Operand::Immediate(dtype, _) => *dtype == first.dtype,
+        Operand::Immediate(dtype, _) => *dtype == widest.dtype,
     });
-    (same && info.domain.contains(first.dtype)).then_some(first)
+    (fits && info.domain.contains(widest.dtype)).then_some(widest)
+}
+
+/// Does broadcasting give `whole` of a shape of at most as many axes?
+fn spreads(part: &Shape, whole: &Shape) -> bool {
+    let pairs = part.iter().rev().zip(whole.iter().rev());
+    pairs
+        .into_iter()
+        .all(|(part, whole)| part == whole || *part == 1)
 }
 
 /// The dtype that stands in the record: that of its immediates.

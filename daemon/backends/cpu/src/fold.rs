@@ -18,6 +18,25 @@ pub const BLOCK: usize = 1024;
 type RowsFn = unsafe fn(*mut u8, *const u8, u64, usize, usize);
 type CloseFn = unsafe fn(*mut u8, usize, usize);
 type JoinFn = unsafe fn(*mut u8, *const u8, usize);
+type BlocksFn = unsafe fn(*mut u8, &Blocks);
+type TreeFn = unsafe fn(*mut u8, usize);
+
+/// Blocks that lie in memory as they are.
+#[derive(Clone, Copy, Debug)]
+pub struct Blocks {
+    /// The first element of the first.
+    pub x: *const u8,
+    /// Elements of each, 1 to [`BLOCK`].
+    pub filled: usize,
+    /// From the first element of one to that of the next, in elements.
+    pub apart: isize,
+    /// How many.
+    pub count: usize,
+    /// Position of the first element of the first.
+    pub position: u64,
+    /// From the position of one block's first element to that of the next.
+    pub advance: u64,
+}
 
 /// How one reduction of one dtype runs. Accumulators are plain data of `size` bytes, 16-byte aligned at most.
 #[derive(Clone, Copy, Debug)]
@@ -27,6 +46,10 @@ pub struct Fold {
     /// `(lanes, x, position, rows, width)`: joins `rows` elements of each of `width` reductions, element `r` of reduction `w` at
     /// `x[r * width + w]`, the first of them at `position` of the reduction.
     pub rows: RowsFn,
+    /// `(sums, blocks)`: each block joined to one accumulator. Bits as by `rows` and `close`, without a dependence from block to block.
+    pub blocks: BlocksFn,
+    /// `(sums, count)`: joins block sums as a balanced tree into the first of them.
+    pub tree: TreeFn,
     /// `(lanes, filled, width)`: joins the lanes of a block of `filled` elements into lane 0.
     pub close: CloseFn,
     /// `(a, b, width)`: joins block sums `b` behind block sums `a`, into `a`.
@@ -113,6 +136,101 @@ unsafe fn row<F: Rule>(lanes: *mut F::A, x: *const F::X, position: u64, n: usize
     }
 }
 
+/// `K` blocks at once: a sum waits for the one before it in its own block only. At least 16 elements each.
+#[inline(always)]
+unsafe fn abreast<F: Rule, const K: usize>(sums: *mut F::A, blocks: &Blocks, first: usize) {
+    let (chunks, rest) = (blocks.filled / LANES, blocks.filled % LANES);
+    // SAFETY: the caller's: `filled` elements from the start of each block on.
+    unsafe {
+        let block = |k: usize| {
+            let x = blocks.x.cast::<F::X>();
+            x.offset((first + k) as isize * blocks.apart)
+        };
+        let position =
+            |k: usize, at: usize| blocks.position + (first + k) as u64 * blocks.advance + at as u64;
+        let mut own: [[F::A; LANES]; K] = std::array::from_fn(|k| {
+            let chunk = block(k).cast::<[F::X; LANES]>().read();
+            std::array::from_fn(|l| F::lift(chunk[l], position(k, l)))
+        });
+        for c in 1..chunks {
+            one_vector_of_lanes();
+            for (k, own) in own.iter_mut().enumerate() {
+                let at = c * LANES;
+                let chunk = block(k).add(at).cast::<[F::X; LANES]>().read();
+                for l in 0..LANES {
+                    own[l] = F::join(own[l], F::lift(chunk[l], position(k, at + l)));
+                }
+            }
+        }
+        // Through memory, which LLVM may not look through: it would keep lane l of all blocks in one vector for the sake of `close`.
+        let lanes = std::ptr::from_mut(&mut own).cast::<[F::A; LANES]>();
+        std::arch::asm!("/* {0} */", in(reg) lanes, options(nostack, preserves_flags));
+        for k in 0..K {
+            let mut own = lanes.add(k).read();
+            let at = chunks * LANES;
+            for (l, own) in own.iter_mut().enumerate().take(rest) {
+                let next = F::lift(*block(k).add(at + l), position(k, at + l));
+                *own = F::join(*own, next);
+            }
+            for half in [8, 4, 2, 1] {
+                for l in 0..half {
+                    own[l] = F::join(own[l], own[l + half]);
+                }
+            }
+            *sums.add(k) = own[0];
+            one_vector_of_lanes();
+        }
+    }
+}
+
+/// `rows` and `close` are those of the level.
+#[inline(always)]
+unsafe fn blocks<F: Rule>(sums: *mut u8, blocks: &Blocks, rows: RowsFn, close: CloseFn) {
+    let filled = blocks.filled;
+    debug_assert!((1..=BLOCK).contains(&filled));
+    let sums = sums.cast::<F::A>();
+    let mut done = 0;
+    // SAFETY: the caller's: `count` accumulators, and what `blocks` names.
+    unsafe {
+        // Wider accumulators are chains enough by themselves.
+        if size_of::<F::A>() <= 8 && filled >= LANES {
+            while blocks.count - done >= 2 {
+                abreast::<F, 2>(sums.add(done), blocks, done);
+                done += 2;
+            }
+        }
+        for k in done..blocks.count {
+            let x = blocks.x.cast::<F::X>().offset(k as isize * blocks.apart);
+            let position = blocks.position + k as u64 * blocks.advance;
+            let mut lanes = std::mem::MaybeUninit::<[F::A; LANES]>::uninit();
+            let lanes = lanes.as_mut_ptr().cast();
+            // The first elements of a block write their lanes, and `close` reads those only.
+            rows(lanes, x.cast(), position, filled, 1);
+            close(lanes, filled, 1);
+            *sums.add(k) = lanes.cast::<F::A>().read();
+        }
+    }
+}
+
+/// Adjacent pairs, again and again, an odd last one carried up.
+#[inline(always)]
+unsafe fn tree<F: Rule>(sums: *mut u8, mut count: usize) {
+    let sums = sums.cast::<F::A>();
+    // SAFETY: the caller's: `count` accumulators. A pair lies at or behind the place of its sum.
+    unsafe {
+        while count > 1 {
+            let pairs = count / 2;
+            for k in 0..pairs {
+                *sums.add(k) = F::join(*sums.add(2 * k), *sums.add(2 * k + 1));
+            }
+            if count % 2 == 1 {
+                *sums.add(pairs) = *sums.add(count - 1);
+            }
+            count = count.div_ceil(2);
+        }
+    }
+}
+
 #[inline(always)]
 unsafe fn close<F: Rule>(lanes: *mut u8, filled: usize, width: usize) {
     let lanes = lanes.cast::<F::A>();
@@ -152,7 +270,18 @@ unsafe fn empty<F: Rule>(to: *mut u8, width: usize) {
 macro_rules! level {
     ($level:ident $(, $features:literal)?) => {
         mod $level {
-            use super::Rule;
+            use super::{Blocks, Rule};
+
+            $(#[target_feature(enable = $features)])?
+            pub unsafe fn blocks<F: Rule>(sums: *mut u8, blocks: &Blocks) {
+                // SAFETY: the caller's.
+                unsafe { super::blocks::<F>(sums, blocks, rows::<F>, close::<F>) }
+            }
+            $(#[target_feature(enable = $features)])?
+            pub unsafe fn tree<F: Rule>(sums: *mut u8, count: usize) {
+                // SAFETY: the caller's.
+                unsafe { super::tree::<F>(sums, count) }
+            }
 
             $(#[target_feature(enable = $features)])?
             pub unsafe fn rows<F: Rule>(l: *mut u8, x: *const u8, p: u64, n: usize, w: usize) {
@@ -183,24 +312,26 @@ level!(
 );
 
 fn of<F: Rule>(isa: Isa) -> Fold {
-    let (rows, close, join): (RowsFn, CloseFn, JoinFn) = match isa {
+    macro_rules! at {
+        ($level:ident) => {
+            Fold {
+                size: size_of::<F::A>(),
+                rows: $level::rows::<F>,
+                blocks: $level::blocks::<F>,
+                tree: $level::tree::<F>,
+                close: $level::close::<F>,
+                join: $level::join::<F>,
+                finish: finish::<F>,
+                empty: empty::<F>,
+            }
+        };
+    }
+    match isa {
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx512 => (avx512::rows::<F>, avx512::close::<F>, avx512::join::<F>),
+        Isa::Avx512 => at!(avx512),
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx2 => (avx2::rows::<F>, avx2::close::<F>, avx2::join::<F>),
-        _ => (
-            portable::rows::<F>,
-            portable::close::<F>,
-            portable::join::<F>,
-        ),
-    };
-    Fold {
-        size: size_of::<F::A>(),
-        rows,
-        close,
-        join,
-        finish: finish::<F>,
-        empty: empty::<F>,
+        Isa::Avx2 => at!(avx2),
+        _ => at!(portable),
     }
 }
 

@@ -190,18 +190,19 @@ impl Job {
             let base = end;
             let mut placed: Vec<(usize, usize, (u32, u32))> = Vec::with_capacity(plan.temps.len());
             let mut places = Vec::with_capacity(plan.temps.len());
-            for (temp, &count) in plan.temps.iter().zip(params.temp_counts()) {
+            let lives = group.bound.lives(&plan, group.instances.len());
+            for ((temp, life), &count) in plan.temps.iter().zip(lives).zip(params.temp_counts()) {
                 let stride = padded(count as usize * temp.dtype.size());
                 let size = stride * group.instances.len();
                 let mut at = base;
                 // First place behind everything that lives at the same time and begins before it would end.
                 while let Some(&(from, len, _)) = placed.iter().find(|&&(from, len, live)| {
-                    let together = live.0 <= temp.live.1 && temp.live.0 <= live.1;
+                    let together = live.0 <= life.1 && life.0 <= live.1;
                     together && from < at + size && at < from + len
                 }) {
                     at = from + len;
                 }
-                placed.push((at, size, temp.live));
+                placed.push((at, size, life));
                 places.push((at, stride));
                 end = end.max(at + size);
             }

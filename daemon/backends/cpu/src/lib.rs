@@ -1,7 +1,7 @@
 //! The cpu backend of tensord: tile machine, reductions, contraction kernel.
 //!
 //! [`CpuBackend`] runs plans on the processor. Entry points, in the order in which a launch meets them: `backend` (buffers, launch
-//! policy), `prepare` (a plan, once), `launch` (an instance table, each time), `step` and its siblings `reduce`, `scan`,
+//! policy), `prepare` (a plan, once), `launch` (an instance table, each time), `bands` (steps that go through their rows together), `step` and its siblings `reduce`, `scan`,
 //! `scatter`, `product` (one loop nest each), and under them the tile machine (`tile`), the contraction kernel (`contract`) and
 //! the vector functions (`math`).
 //!
@@ -13,6 +13,7 @@
 #![deny(unsafe_op_in_unsafe_fn)]
 
 mod backend;
+mod bands;
 pub mod clock;
 pub mod contract;
 mod fold;

@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use tensord_plan::{Body, Contract, Params, Plan, Slot, Step, Store, ValueId};
 
+use crate::bands::{self, Band};
 use crate::contract;
 use crate::fold::{Fold, fold};
 use crate::isa::Isa;
@@ -65,18 +66,24 @@ pub enum BoundStep {
     /// As [`PreparedStep::Reduce`].
     Reduce(Box<ReduceBound>),
     /// As [`PreparedStep::Contract`].
-    Contract {
-        /// Over batch, m, k.
-        a: Option<Bound>,
-        /// Over batch, n, k.
-        b: Option<Bound>,
-        /// Over batch, m, n.
-        epilogue: Option<Bound>,
-        /// Elements of m, n, k.
-        counts: [u64; 3],
-    },
+    Contract(Box<BoundContract>),
     /// Nothing bound ahead.
     Plain,
+}
+
+/// A contraction's parts and operands.
+#[derive(Debug)]
+pub struct BoundContract {
+    /// Prologue of the first operand, over batch, m, k.
+    pub a: Option<Bound>,
+    /// Prologue of the second operand, over batch, n, k.
+    pub b: Option<Bound>,
+    /// Over batch, m, n.
+    pub epilogue: Option<Bound>,
+    /// Elements of m, n, k.
+    pub counts: [u64; 3],
+    /// How bare operands and results lie.
+    pub form: contract::Form,
 }
 
 /// A plan's steps for one set of parameters.
@@ -84,6 +91,23 @@ pub enum BoundStep {
 pub struct BoundPlan {
     /// One for each step of the plan.
     pub steps: Vec<BoundStep>,
+    /// Steps that go through their rows together, in order.
+    pub bands: Vec<Band>,
+    /// First and last step of each temporary's life, with these bands.
+    lives: Vec<(u32, u32)>,
+}
+
+impl BoundPlan {
+    /// First and last step of each temporary's life in a launch of so many instances.
+    pub fn lives<'a>(
+        &'a self,
+        plan: &'a Plan,
+        instances: usize,
+    ) -> impl Iterator<Item = (u32, u32)> + 'a {
+        let banded = self.bands.iter().any(|band| band.has_blocks(instances));
+        let temps = plan.temps.iter().zip(&self.lives);
+        temps.map(move |(temp, &with_bands)| if banded { with_bands } else { temp.live })
+    }
 }
 
 /// A plan, ready to be bound.
@@ -115,10 +139,14 @@ impl Prepared {
 
     fn bind(&self, params: &Params) -> BoundPlan {
         let steps = self.plan.steps.iter().zip(&self.steps);
+        let mut steps: Vec<BoundStep> = steps
+            .map(|(step, prepared)| bind_step(&self.plan, step, prepared, params))
+            .collect();
+        let bands = bands::find(&self.plan, &mut steps, params);
         BoundPlan {
-            steps: steps
-                .map(|(step, prepared)| bind_step(&self.plan, step, prepared, params))
-                .collect(),
+            lives: bands::lives(&self.plan, &bands),
+            steps,
+            bands,
         }
     }
 }
@@ -193,12 +221,13 @@ fn bind_contract(
             .map(|program| Bound::new(plan, program, params, &sizes, &order))
     };
     let count = |sizes: &[u64]| sizes.iter().product::<u64>();
-    BoundStep::Contract {
+    BoundStep::Contract(Box::new(BoundContract {
         a: bind(a, [batch, m, k]),
         b: bind(b, [batch, n, k]),
         epilogue: bind(epilogue, [batch, m, n]),
         counts: [count(m), count(n), count(k)],
-    }
+        form: contract::Form::new(contract, params),
+    }))
 }
 
 struct Entry {

@@ -8,7 +8,7 @@ use tensord_plan::{Access, Body, Contract, Instr};
 use crate::contract::{Binding, Bodies, Contraction, Fill, Finish, LanesMut, NoBodies, Side};
 use crate::launch::{Job, Shared};
 use crate::pool::Team;
-use crate::prepare::BoundStep;
+use crate::prepare::{BoundContract, BoundPlan, BoundStep};
 use crate::scratch::{Scratch, padded};
 use crate::tile::bind::{TILE, column};
 use crate::tile::{Evaluator, Program, Tables};
@@ -36,17 +36,17 @@ pub unsafe fn run(
         })
     };
     let stored = contract.stores.first().map(|store| &store.access);
-    let bindings: Vec<Binding<'_>> = job
-        .instances
-        .iter()
-        .enumerate()
-        .map(|(k, instance)| Binding {
-            instance,
+    let mut bindings = Vec::with_capacity(job.instances.len());
+    for group in &job.groups {
+        let form = &bound(&group.bound, index).form;
+        bindings.extend(group.instances.clone().map(|k| Binding {
+            instance: &job.instances[k],
+            form,
             a: address(k, loaded(&contract.a)),
             b: address(k, loaded(&contract.b)),
             out: address(k, stored),
-        })
-        .collect();
+        }));
+    }
     // SAFETY: `launch` checked the addresses for what `Params` proved the plan to reach, and the level is the backend's.
     let contraction =
         unsafe { Contraction::new(contract, &bindings, job.isa, &mut shared.packs()) };
@@ -73,6 +73,14 @@ pub unsafe fn run(
         }
         scratch.keep_contraction(own);
     });
+}
+
+/// A contraction's step of a bound plan.
+fn bound(plan: &BoundPlan, step: usize) -> &BoundContract {
+    match &plan.steps[step] {
+        BoundStep::Contract(bound) => bound,
+        _ => unreachable!("`prepare` binds each step as what it is"),
+    }
 }
 
 /// The access of an operand that is a bare load.
@@ -145,17 +153,13 @@ impl<'a> Machine<'a> {
             .iter()
             .position(|group| group.instances.contains(&instance))
             .expect("groups cover all instances");
-        let BoundStep::Contract {
+        let BoundContract {
             a,
             b,
             epilogue,
             counts: [_, n, k],
-        } = &self.job.groups[group].bound.steps[self.step]
-        else {
-            unreachable!(
-                "a machine is made for a contraction's step, which `prepare` binds as one"
-            );
-        };
+            ..
+        } = bound(&self.job.groups[group].bound, self.step);
         let (bound, row) = [(a, k), (b, k), (epilogue, n)][which];
         let bound = bound.as_ref().expect("bound for each program");
         let program = self.programs[which]

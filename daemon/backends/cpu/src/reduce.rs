@@ -9,17 +9,20 @@
 
 use tensord_plan::{Params, Plan, Reduce};
 
-use crate::fold::{BLOCK, Fold, LANES};
+use crate::fold::{BLOCK, Blocks, Fold, LANES};
 use crate::pool::Team;
 use crate::prepare::sizes;
 use crate::scratch::{Scratch, padded};
 use crate::step::part_len;
+use crate::tile::program::Value;
 use crate::tile::{Bound, Evaluator, Program, Table};
 
 /// Results that one pass of the epilogue takes.
 const OUTER_MAX: usize = 256;
 /// Depth of the tree of blocks: more than the logarithm of the largest element count.
 const DEPTH: usize = 48;
+/// Blocks whose sums are joined at once: a complete part of the tree, so a power of two.
+const GROUP: u64 = 64;
 /// Blocks of a single reduction from which its blocks are worth sharing among threads.
 const SHARE_BLOCKS: u64 = 64;
 
@@ -31,6 +34,8 @@ pub struct ReduceBound {
     epilogue: Bound,
     /// Are the inner axes outside?
     columns: bool,
+    /// Can elements be folded where they lie?
+    in_place: bool,
     outer: u64,
     inner: u64,
 }
@@ -53,13 +58,26 @@ impl ReduceBound {
             false => (0..all.len()).collect(),
         };
         let outer_order: Vec<usize> = (0..split).collect();
+        let value = reduce.value.0 as Value;
+        let loaded = Bound::new(plan, body, params, &all, &order);
         ReduceBound {
-            body: Bound::new(plan, body, params, &all, &order),
+            in_place: !columns && body.only_loads(value) && loaded.rows_lie_together(inner),
+            body: loaded,
             epilogue: Bound::new(plan, epilogue, params, &all[..split], &outer_order),
             columns,
             outer,
             inner,
         }
+    }
+
+    /// Reductions of an instance.
+    pub fn count(&self) -> u64 {
+        self.outer
+    }
+
+    /// Is one reduction after the other computed, along its own elements?
+    pub fn goes_along_rows(&self) -> bool {
+        !self.columns
     }
 }
 
@@ -89,18 +107,21 @@ struct Work<'a> {
     lanes: *mut u8,
     /// `DEPTH` levels of `width` accumulators.
     stack: *mut u8,
+    /// `OUTER_MAX` accumulators: sums of blocks.
+    sums: *mut u8,
     /// Results for the epilogue.
     results: *mut u8,
 }
 
 /// Bytes of the pieces of a [`Work`].
-fn pieces(programs: [&Program; 2], fold: &Fold, bound: &ReduceBound) -> [usize; 5] {
+fn pieces(programs: [&Program; 2], fold: &Fold, bound: &ReduceBound) -> [usize; 6] {
     let width = if bound.columns { OUTER_MAX } else { 1 };
     [
         Evaluator::bytes(programs[0], bound.body.tile.max(LANES)),
         Evaluator::bytes(programs[1], OUTER_MAX),
         padded(LANES * width * fold.size),
         padded(DEPTH * width * fold.size),
+        padded(OUTER_MAX * fold.size),
         padded((OUTER_MAX + LANES) * 8),
     ]
 }
@@ -117,7 +138,7 @@ impl<'a> Work<'a> {
         let bytes = pieces(programs, fold, bound);
         let (first, second) = (scratch.take_tables(), scratch.take_tables());
         let mut at = scratch.reserve(bytes.iter().map(|&b| padded(b)).sum());
-        let [a, b, lanes, stack, results] = bytes.map(|bytes| {
+        let [a, b, lanes, stack, sums, results] = bytes.map(|bytes| {
             let piece = at;
             // SAFETY: the pieces together are what was reserved.
             at = unsafe { at.add(padded(bytes)) };
@@ -132,6 +153,7 @@ impl<'a> Work<'a> {
             epilogue: Evaluator::new(programs[1], &bound.epilogue, table, OUTER_MAX, b, second),
             lanes,
             stack,
+            sums,
             results,
         }
     }
@@ -147,15 +169,14 @@ impl<'a> Work<'a> {
         unsafe { self.stack.add(depth * width * self.fold.size) }
     }
 
-    /// Puts the block in `lanes` on the stack, joining what is complete: as many joins as the block's number has trailing ones.
-    unsafe fn push(&mut self, block: u64, depth: &mut usize, filled: usize, width: usize) {
+    /// Puts the sums of node `node` of its level on the stack, joining what is complete: as many joins as the number has trailing ones.
+    unsafe fn push(&mut self, sums: *const u8, node: u64, depth: &mut usize, width: usize) {
         // SAFETY: the pieces have room for `width` reductions.
         unsafe {
-            (self.fold.close)(self.lanes, filled, width);
             let top = self.level(*depth, width);
-            std::ptr::copy_nonoverlapping(self.lanes, top, width * self.fold.size);
+            std::ptr::copy_nonoverlapping(sums, top, width * self.fold.size);
             *depth += 1;
-            for _ in 0..block.trailing_ones() {
+            for _ in 0..node.trailing_ones() {
                 *depth -= 1;
                 (self.fold.join)(
                     self.level(*depth - 1, width),
@@ -181,67 +202,123 @@ impl<'a> Work<'a> {
         }
     }
 
-    /// Folds blocks `blocks` of the reduction at global outer position `at`, each sum handed to `each`.
-    unsafe fn blocks(
-        &mut self,
-        at: u64,
-        blocks: std::ops::Range<u64>,
-        mut each: impl FnMut(&mut Self, u64, usize),
-    ) {
-        let n = self.bound.inner;
-        for block in blocks {
-            let first = block * BLOCK as u64;
-            let filled = (n - first).min(BLOCK as u64) as usize;
-            let mut done = 0;
-            while done < filled {
-                let len = (filled - done).min(self.bound.body.tile);
-                let position = first + done as u64;
-                // SAFETY: the caller's; the tile lies in one reduction and one block.
-                unsafe {
-                    self.body.run(at * n + position, len, std::ptr::null());
-                    let x = self.body.tile_of(self.value, len);
-                    (self.fold.rows)(self.lanes, x, position, len, 1);
+    /// Sums of blocks `blocks` of the reduction at global outer position `at`.
+    unsafe fn sums(&mut self, at: u64, blocks: std::ops::Range<u64>, mut to: *mut u8) {
+        let (n, size) = (self.bound.inner, BLOCK as u64);
+        let at_once = match self.bound.in_place {
+            true => u64::MAX,
+            false => (self.bound.body.tile / BLOCK) as u64,
+        };
+        let mut block = blocks.start;
+        while block < blocks.end {
+            let first = block * size;
+            let whole = blocks.end.min(n / size).saturating_sub(block);
+            let (count, filled) = match whole.min(at_once) {
+                0 => (1, (n - first).min(size)),
+                count => (count, size),
+            };
+            // SAFETY: the caller's; `to` has room for the sums of `blocks`.
+            unsafe {
+                if at_once == 0 {
+                    self.block_by_tiles(at * n, first, filled as usize);
+                    std::ptr::copy_nonoverlapping(self.lanes, to, self.fold.size);
+                } else {
+                    let x = self.elements(at * n + first, (count * filled) as usize);
+                    let blocks = Blocks {
+                        x,
+                        filled: filled as usize,
+                        apart: BLOCK as isize,
+                        count: count as usize,
+                        position: first,
+                        advance: size,
+                    };
+                    (self.fold.blocks)(to, &blocks);
                 }
-                done += len;
+                to = to.add(count as usize * self.fold.size);
             }
-            each(self, block, filled);
+            block += count;
         }
+    }
+
+    /// Consecutive elements of one reduction from a global position on: where they lie, or a tile of them.
+    unsafe fn elements(&mut self, at: u64, len: usize) -> *const u8 {
+        // SAFETY: the caller's; a tile has room for them unless they are read in place.
+        unsafe {
+            if self.bound.in_place {
+                return self.body.loaded_at(at);
+            }
+            self.body.run(at, len, std::ptr::null());
+            self.body.tile_of(self.value, len)
+        }
+    }
+
+    /// The sum of a block that is longer than a tile, in lane 0.
+    unsafe fn block_by_tiles(&mut self, row: u64, first: u64, filled: usize) {
+        let mut done = 0;
+        while done < filled {
+            let len = (filled - done).min(self.bound.body.tile);
+            let position = first + done as u64;
+            // SAFETY: the caller's; the tile lies in one reduction and one block.
+            unsafe {
+                let x = self.elements(row + position, len);
+                (self.fold.rows)(self.lanes, x, position, len, 1);
+            }
+            done += len;
+        }
+        // SAFETY: the lanes hold a complete block.
+        unsafe { (self.fold.close)(self.lanes, filled, 1) };
     }
 
     /// One reduction along its row.
     unsafe fn long(&mut self, at: u64, to: *mut u8) {
         let blocks = self.bound.inner.div_ceil(BLOCK as u64);
         let mut depth = 0;
-        // SAFETY: the caller's.
+        for group in 0..blocks.div_ceil(GROUP) {
+            let range = group * GROUP..blocks.min((group + 1) * GROUP);
+            // SAFETY: the caller's; a group has no more blocks than there is room for sums.
+            unsafe {
+                let count = (range.end - range.start) as usize;
+                self.sums(at, range, self.sums);
+                (self.fold.tree)(self.sums, count);
+                self.push(self.sums, group, &mut depth, 1);
+            }
+        }
+        // SAFETY: at least one group was pushed.
         unsafe {
-            self.blocks(at, 0..blocks, |work, block, filled| {
-                work.push(block, &mut depth, filled, 1);
-            });
             self.collapse(depth, 1);
             (self.fold.finish)(to, self.stack, 1);
         }
     }
 
-    /// Reductions `at..at + count` of at most half a tile each, several to a tile.
+    /// Reductions `at..at + count` of at most a block each, several at once.
     unsafe fn short(&mut self, at: u64, count: usize, size: usize) {
         let n = self.bound.inner as usize;
-        let each = (self.bound.body.tile / n).max(1);
-        let lane = self.element_size();
+        let tile = (self.bound.body.tile / n).max(1);
         let mut done = 0;
         while done < count {
-            let some = each.min(count - done);
             let from = (at + done as u64) * n as u64;
-            // SAFETY: the caller's; results have room for `count` elements.
+            let left = count - done;
+            // SAFETY: the caller's; results and sums have room for `count` elements.
             unsafe {
-                self.body.run(from, some * n, std::ptr::null());
-                let x = self.body.tile_of(self.value, some * n);
-                for k in 0..some {
-                    (self.fold.rows)(self.lanes, x.add(k * n * lane), 0, n, 1);
-                    (self.fold.close)(self.lanes, n, 1);
-                    (self.fold.finish)(self.results.add((done + k) * size), self.lanes, 1);
-                }
+                let (x, some, apart) = match self.bound.in_place {
+                    true => self.body.rows_at(from, n, left),
+                    false => {
+                        let some = tile.min(left);
+                        (self.elements(from, some * n), some, n as isize)
+                    }
+                };
+                let blocks = Blocks {
+                    x,
+                    filled: n,
+                    apart,
+                    count: some,
+                    position: 0,
+                    advance: 0,
+                };
+                (self.fold.blocks)(self.sums, &blocks);
+                (self.fold.finish)(self.results.add(done * size), self.sums, some);
+                done += some;
             }
-            done += some;
         }
     }
 
@@ -277,7 +354,10 @@ impl<'a> Work<'a> {
                 let block = (position - 1) / BLOCK as u64;
                 let filled = (position - block * BLOCK as u64) as usize;
                 // SAFETY: the lanes hold a complete block.
-                unsafe { self.push(block, &mut depth, filled, width) };
+                unsafe {
+                    (self.fold.close)(self.lanes, filled, width);
+                    self.push(self.lanes, block, &mut depth, width);
+                }
             }
         }
         // SAFETY: n > 0, so at least one block was pushed; results have room for `width`.
@@ -302,7 +382,9 @@ impl<'a> Work<'a> {
                     let most = self.bound.body.tile.min(OUTER_MAX);
                     count = count.min(most).min((self.bound.outer - outer) as usize);
                     self.side_by_side(instance, outer, count);
-                } else if n <= self.bound.body.tile as u64 && n <= BLOCK as u64 {
+                } else if n <= BLOCK as u64
+                    && (self.bound.in_place || n <= self.bound.body.tile as u64)
+                {
                     self.short(at, count, size);
                 } else {
                     for k in 0..count {
@@ -348,11 +430,28 @@ pub unsafe fn run(
     let part = part_len(total * elements, elements, team) / elements;
     team.each(total.div_ceil(part) as usize, &|scratch, index| {
         let (at, end) = (index as u64 * part, ((index as u64 + 1) * part).min(total));
-        let mut work = Work::new(programs, fold, bound, table, value, scratch);
         // SAFETY: the caller's; parts have different outer positions, so they store different elements.
-        unsafe { work.range(at, end) };
-        work.done(scratch);
+        unsafe { range(programs, fold, bound, table, value, scratch, at..end) };
     });
+}
+
+/// The reductions at some global outer positions, on one thread.
+///
+/// # Safety
+/// As `step::run`.
+pub unsafe fn range(
+    programs: [&Program; 2],
+    fold: &Fold,
+    bound: &ReduceBound,
+    table: Table<'_>,
+    value: u32,
+    scratch: &mut Scratch,
+    positions: std::ops::Range<u64>,
+) {
+    let mut work = Work::new(programs, fold, bound, table, value, scratch);
+    // SAFETY: the caller's.
+    unsafe { work.range(positions.start, positions.end) };
+    work.done(scratch);
 }
 
 /// Address of the block sums that parts fill, each its own.
@@ -385,32 +484,16 @@ unsafe fn shared(
     team.each(blocks.div_ceil(part) as usize, &|scratch, index| {
         let from = index as u64 * part;
         let mut work = Work::new(programs, fold, bound, table, value, scratch);
+        let range = from..(from + part).min(blocks);
         // SAFETY: the caller's; each block's sum is written by one part.
-        unsafe {
-            work.blocks(
-                at,
-                from..(from + part).min(blocks),
-                |work, block, filled| {
-                    (fold.close)(work.lanes, filled, 1);
-                    let to = sums.at(block as usize * fold.size);
-                    std::ptr::copy_nonoverlapping(work.lanes, to, fold.size);
-                },
-            );
-        }
+        unsafe { work.sums(at, range, sums.at(from as usize * fold.size)) };
         work.done(scratch);
     });
     let scratch = team.scratch();
     let mut work = Work::new(programs, fold, bound, table, value, scratch);
-    // SAFETY: every sum is there; adjacent pairs join until one is left, an odd last one is carried up.
+    // SAFETY: every sum is there.
     unsafe {
-        let mut apart = 1;
-        while apart < blocks as usize {
-            for left in (0..blocks as usize - apart).step_by(2 * apart) {
-                let right = sums.at((left + apart) * fold.size);
-                (fold.join)(sums.at(left * fold.size), right, 1);
-            }
-            apart *= 2;
-        }
+        (fold.tree)(sums.at(0), blocks as usize);
         (fold.finish)(work.results, sums.at(0), 1);
         work.epilogue.run(at, 1, work.results);
     }

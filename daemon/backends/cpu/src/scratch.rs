@@ -15,7 +15,7 @@ struct Line(#[allow(dead_code)] [u8; 64]);
 pub struct Scratch {
     lines: Vec<Line>,
     temps: Vec<Line>,
-    contraction: contract::Scratch,
+    contraction: Option<Box<contract::Scratch>>,
     spare: Vec<Tables>,
 }
 
@@ -34,13 +34,13 @@ impl Scratch {
     }
 
     /// The contraction kernel's own working memory, taken out for the time of a step.
-    pub fn take_contraction(&mut self) -> contract::Scratch {
-        std::mem::take(&mut self.contraction)
+    pub fn take_contraction(&mut self) -> Box<contract::Scratch> {
+        self.contraction.take().unwrap_or_default()
     }
 
     /// Puts it back.
-    pub fn keep_contraction(&mut self, scratch: contract::Scratch) {
-        self.contraction = scratch;
+    pub fn keep_contraction(&mut self, scratch: Box<contract::Scratch>) {
+        self.contraction = Some(scratch);
     }
 
     /// Tables with whatever capacity an earlier step left.
@@ -55,7 +55,8 @@ impl Scratch {
 
     /// Bytes held.
     pub fn bytes(&self) -> u64 {
-        (self.lines.len() + self.temps.len()) as u64 * 64 + self.contraction.bytes()
+        let contraction = self.contraction.as_ref().map_or(0, |own| own.bytes());
+        (self.lines.len() + self.temps.len()) as u64 * 64 + contraction
     }
 }
 

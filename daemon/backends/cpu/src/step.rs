@@ -1,13 +1,17 @@
-//! Runs a launch's steps, one after the other, each over all instances.
+//! Runs a launch's steps, one after the other, each over all instances; those of a band block of rows by block of rows.
 //!
 //! A step's work is a range of global positions (instance, then element), cut in parts for the team. Which part a
 //! thread gets changes nothing in the results: elements are computed one by one, and reductions keep their order inside a part.
 
+use std::ops::Range;
+
 use tensord_plan::Step;
 
-use crate::launch::{Job, Shared};
+use crate::bands::{Band, Work};
+use crate::launch::{Group, Job, Shared};
 use crate::pool::Team;
 use crate::prepare::{BoundStep, PreparedStep};
+use crate::scratch::Scratch;
 use crate::tile::kernels::LANES;
 use crate::tile::{Bound, Evaluator, Program, Table};
 use crate::{product, reduce, scan, scatter};
@@ -24,57 +28,68 @@ const PART_MIN: u64 = 4096;
 pub unsafe fn run(job: &Job, shared: &Shared, team: &mut Team<'_>) {
     let plan = &job.prepared.plan;
     for (index, (step, prepared)) in plan.steps.iter().zip(&job.prepared.steps).enumerate() {
-        // SAFETY: the caller's; steps run one after the other.
+        // SAFETY: the caller's; steps run one after the other, but for those of a band, which knows what it may do.
         unsafe {
-            match (step, prepared) {
-                (Step::Contract(contract), PreparedStep::Contract { a, b, epilogue }) => {
-                    product::run(job, shared, index, contract, [a, b, epilogue], team);
-                }
-                _ => {
-                    for group in &job.groups {
-                        let table = job.table(group.instances.clone());
-                        let params = &job.instances[group.instances.start].params;
-                        match (step, prepared, &group.bound.steps[index]) {
-                            (_, PreparedStep::Map(program), BoundStep::Map(bound)) => {
-                                map(program, bound, table, team);
-                            }
-                            (
-                                _,
-                                PreparedStep::Reduce {
-                                    body,
-                                    epilogue,
-                                    fold,
-                                },
-                                BoundStep::Reduce(bound),
-                            ) => reduce::run(
-                                [body, epilogue],
-                                fold,
-                                bound,
-                                table,
-                                reduce_value(step),
-                                team,
-                            ),
-                            (Step::Scan(scan), ..) => {
-                                scan::run(plan, scan, params, table, team);
-                            }
-                            (Step::Scatter(scatter), ..) => {
-                                scatter::run(plan, scatter, params, table, team);
-                            }
-                            _ => unreachable!(
-                                "`prepare` made and bound this step from the plan that it is run with, each kind as what it is"
-                            ),
-                        }
-                    }
+            if let (Step::Contract(contract), PreparedStep::Contract { a, b, epilogue }) =
+                (step, prepared)
+            {
+                product::run(job, shared, index, contract, [a, b, epilogue], team);
+                continue;
+            }
+            for group in &job.groups {
+                let bands = &group.bound.bands;
+                let band = bands.iter().find(|band| band.steps.contains(&index));
+                match band.filter(|band| band.pays(group.instances.len(), team)) {
+                    Some(band) if band.steps.start == index => run_band(job, group, band, team),
+                    Some(_) => {}
+                    None => run_step(job, group, index, team),
                 }
             }
         }
     }
 }
 
-fn reduce_value(step: &Step) -> u32 {
-    match step {
-        Step::Reduce(reduce) => reduce.value.0,
-        _ => 0,
+unsafe fn run_band(job: &Job, group: &Group, band: &Band, team: &mut Team<'_>) {
+    let work = |index: usize| {
+        let (plan, prepared) = (&job.prepared.plan, &job.prepared.steps);
+        Work::new(
+            &plan.steps[index],
+            &prepared[index],
+            &group.bound.steps[index],
+        )
+    };
+    let works: Vec<Work<'_>> = band.steps.clone().map(work).collect();
+    // SAFETY: the caller's.
+    unsafe { band.run(&works, job.table(group.instances.clone()), team) };
+}
+
+/// One step over the instances of a group.
+unsafe fn run_step(job: &Job, group: &Group, index: usize, team: &mut Team<'_>) {
+    let plan = &job.prepared.plan;
+    let table = job.table(group.instances.clone());
+    let params = &job.instances[group.instances.start].params;
+    let prepared = &job.prepared.steps[index];
+    // SAFETY: the caller's.
+    unsafe {
+        match (&plan.steps[index], prepared, &group.bound.steps[index]) {
+            (_, PreparedStep::Map(program), BoundStep::Map(bound)) => {
+                map(program, bound, table, team);
+            }
+            (
+                Step::Reduce(step),
+                PreparedStep::Reduce {
+                    body,
+                    epilogue,
+                    fold,
+                },
+                BoundStep::Reduce(bound),
+            ) => reduce::run([body, epilogue], fold, bound, table, step.value.0, team),
+            (Step::Scan(scan), ..) => scan::run(plan, scan, params, table, team),
+            (Step::Scatter(scatter), ..) => scatter::run(plan, scatter, params, table, team),
+            _ => unreachable!(
+                "`prepare` made and bound this step from the plan that it is run with, each kind as what it is"
+            ),
+        }
     }
 }
 
@@ -136,17 +151,34 @@ unsafe fn map(program: &Program, bound: &Bound, table: Table<'_>, team: &mut Tea
         total.div_ceil(part) as usize
     };
     team.each(parts, &|scratch, index| {
-        let (mut at, end) = (index as u64 * part, ((index as u64 + 1) * part).min(total));
-        let bytes = Evaluator::bytes(program, bound.tile);
-        let args = scratch.take_tables();
-        let slots = scratch.reserve(bytes);
-        let mut evaluator = Evaluator::new(program, bound, table, bound.tile, slots, args);
-        while at < end {
-            let n = tile_len(bound, packed, at, end);
-            // SAFETY: the caller's; parts write disjoint elements, because no two indices of a store share one.
-            unsafe { evaluator.run(at, n, std::ptr::null()) };
-            at += n as u64;
-        }
-        scratch.keep_tables(evaluator.into_tables());
+        let (at, end) = (index as u64 * part, ((index as u64 + 1) * part).min(total));
+        // SAFETY: the caller's; parts write disjoint elements, because no two indices of a store share one.
+        unsafe { map_range(program, bound, table, scratch, at..end) };
     });
+}
+
+/// A map over some global positions, on one thread; whole instances where they share tiles.
+///
+/// # Safety
+/// As [`run`].
+pub unsafe fn map_range(
+    program: &Program,
+    bound: &Bound,
+    table: Table<'_>,
+    scratch: &mut Scratch,
+    positions: Range<u64>,
+) {
+    let (mut at, end) = (positions.start, positions.end);
+    let packed = is_packed(bound, &table);
+    let bytes = Evaluator::bytes(program, bound.tile);
+    let args = scratch.take_tables();
+    let slots = scratch.reserve(bytes);
+    let mut evaluator = Evaluator::new(program, bound, table, bound.tile, slots, args);
+    while at < end {
+        let n = tile_len(bound, packed, at, end);
+        // SAFETY: the caller's.
+        unsafe { evaluator.run(at, n, std::ptr::null()) };
+        at += n as u64;
+    }
+    scratch.keep_tables(evaluator.into_tables());
 }

@@ -95,6 +95,8 @@ fn a_constant_is_packed_once_and_forgotten_with_its_buffer() {
     assert_eq!(runner.packed_bytes(), held);
     runner.forget_b();
     assert_eq!(runner.packed_bytes(), 0);
+    runner.reverse_b();
+    runner.check();
 }
 
 #[test]

@@ -5,6 +5,7 @@
 mod chain;
 mod crossing;
 mod memory;
+mod merging;
 mod product;
 pub mod profile;
 
@@ -66,7 +67,7 @@ pub enum Measure {
 }
 
 /// All of them, in the order in which they run.
-pub const CASES: [Case; 6] = [
+pub const CASES: [Case; 7] = [
     Case {
         name: "requests",
         about: "requests that do nothing, through one ring",
@@ -96,6 +97,11 @@ pub const CASES: [Case; 6] = [
         name: "profile",
         about: "where an operation's time goes: client, crossing, each stage of the engine",
         run: Measure::Profiles(profile::profiles),
+    },
+    Case {
+        name: "merging",
+        about: "several clients whose work may share launches, beside launches of their own",
+        run: Measure::Lines(merging::all),
     },
 ];
 

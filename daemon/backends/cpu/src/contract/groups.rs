@@ -4,17 +4,18 @@
 //! packed or lets instances share an operand, the operands change places, which is invisible in the results: the order
 //! of a sum is along k alone. Batch positions over which the lane operand does not change are rows like any other.
 
-use std::collections::HashMap;
 use std::sync::Arc;
+
+use foldhash::{HashMap, HashMapExt};
 
 use tensord_plan::{Access, Body, Buffer, Contract};
 use tensord_shm::dtype::Scalar;
 
-use super::kernel::small::{self, Steps};
-use super::layout::{Dims, Layout, OperandLayout, bare_load};
+use super::form::{SMALL_ROWS_MAX, Shape};
+use super::kernel::small::Steps;
+use super::layout::{Layout, bare_load};
 use super::number::{Compute, Storage};
 use super::packs::{Key, Packed, Packs};
-use super::recent::Recent;
 use super::{Binding, Contraction, Isa, K_BLOCK, Side, with_storage};
 
 /// Rows of a unit whose panels are ready, and of a packed block of rows.
@@ -26,48 +27,29 @@ const LANE_BLOCK: usize = 512;
 /// Lanes of a unit that packs its own panels: they stay in the second-level cache.
 const LANE_BLOCK_PACKING: usize = 256;
 
-/// Most products of elements, and rows, of a small product.
-const SMALL_WORK_MAX: usize = 4096;
-const SMALL_ROWS_MAX: usize = 64;
 /// A lane operand that is shared or constant is worth packing from this many elements.
 const SMALL_SHARED_MAX: usize = 128;
 /// So many products are searched one by one before a table is kept of the others.
 const GROUPS_SEARCHED: usize = 8;
+/// What packing a row or a lane costs, in rows of kernels.
+const PACKING: usize = 4;
+/// What a kernel's start costs for each of its lanes, in rows.
+const KERNEL_START: usize = 2;
+/// Multiply-adds of a lane in the time of storing one element of a result that is not adjacent along lanes.
+const SCATTERING: usize = 32;
 /// Products of elements that make a unit of small products.
 const SMALL_UNIT_WORK: usize = 1 << 16;
 
-/// One instance's shapes in terms of rows and lanes.
-pub(super) struct Shape {
-    pub batch: usize,
-    pub rows: usize,
-    pub lanes: usize,
-    pub k: usize,
-    /// Batch positions that became rows, 1 if none did.
-    pub fold: usize,
-    pub row_operand: Option<OperandLayout>,
-    pub lane_operand: Option<OperandLayout>,
-    pub out: Option<OutShape>,
-    /// Steps of a product, where products of this shape are small and even enough to run one behind the other.
-    pub small: Option<Steps>,
-}
-
-/// A result that is stored as it is.
-pub(super) struct OutShape {
-    pub offset: i64,
-    pub batch: Dims,
-    pub rows: Dims,
-    pub lanes: Dims,
-}
-
 /// An instance in a product.
+#[derive(Debug)]
 pub(super) struct Member {
     pub binding: usize,
-    pub shape: usize,
     pub first_row: usize,
     pub rows: usize,
 }
 
 /// One product.
+#[derive(Debug)]
 pub(super) struct Group {
     pub members: Vec<Member>,
     pub batch: usize,
@@ -100,98 +82,6 @@ impl Group {
     }
 }
 
-impl Shape {
-    pub(super) fn new(layout: Layout, swapped: bool) -> Shape {
-        let (rows, lanes, row_operand, lane_operand) = if swapped {
-            (layout.n, layout.m, layout.b, layout.a)
-        } else {
-            (layout.m, layout.n, layout.a, layout.b)
-        };
-        let mut shape = Shape {
-            batch: layout.batch,
-            rows,
-            lanes,
-            k: layout.k,
-            fold: 1,
-            row_operand,
-            lane_operand,
-            out: layout.out.map(|out| OutShape {
-                offset: out.offset,
-                batch: out.batch,
-                rows: if swapped {
-                    out.n.clone()
-                } else {
-                    out.m.clone()
-                },
-                lanes: if swapped { out.m } else { out.n },
-            }),
-            small: None,
-        };
-        let unchanging = shape
-            .lane_operand
-            .as_ref()
-            .is_some_and(|operand| operand.batch.is_invariant());
-        if shape.batch > 1 && unchanging {
-            shape.fold();
-        }
-        shape.small = shape.steps(swapped);
-        shape
-    }
-
-    /// The steps of one product, if all are even and the product is small.
-    fn steps(&self, swapped: bool) -> Option<Steps> {
-        let (rows, lanes, k) = (self.rows, self.lanes, self.k);
-        let small = rows * lanes * k <= SMALL_WORK_MAX
-            && (1..=small::LANES_MAX).contains(&lanes)
-            && (1..=SMALL_ROWS_MAX).contains(&rows)
-            && (1..=K_BLOCK).contains(&k)
-            && k * lanes.next_power_of_two().max(4) <= small::LANE_ELEMENTS_MAX;
-        if !small {
-            return None;
-        }
-        let (a, b) = (self.row_operand.as_ref()?, self.lane_operand.as_ref()?);
-        if !a.bounds.is_empty() || !b.bounds.is_empty() {
-            return None;
-        }
-        let (out_row, out_lane) = match &self.out {
-            Some(out) => (out.rows.step(0, rows)?, out.lanes.step(0, lanes)?),
-            // Rows are batch and n then, which an epilogue does not take as one.
-            None if swapped && self.fold > 1 => return None,
-            None if swapped => (1, rows as i64),
-            None => (lanes as i64, 1),
-        };
-        Some(Steps {
-            rows,
-            lanes,
-            k,
-            a_row: a.rows.step(0, rows)? as isize,
-            a_k: a.k.step(0, k)? as isize,
-            b_lane: b.rows.step(0, lanes)? as isize,
-            b_k: b.k.step(0, k)? as isize,
-            out_row: out_row as isize,
-            out_lane: out_lane as isize,
-        })
-    }
-
-    /// Makes the batch positions rows.
-    fn fold(&mut self) {
-        self.rows *= self.batch;
-        self.fold = self.batch;
-        self.batch = 1;
-        self.row_operand = self.row_operand.as_ref().map(OperandLayout::folded);
-        self.lane_operand = self.lane_operand.as_ref().map(|operand| OperandLayout {
-            batch: Dims::default(),
-            ..operand.clone()
-        });
-        self.out = self.out.take().map(|out| OutShape {
-            offset: out.offset,
-            batch: Dims::default(),
-            rows: Dims::concat(&out.batch, &out.rows),
-            lanes: out.lanes,
-        });
-    }
-}
-
 fn body(contract: &Contract, side: Side) -> &Body {
     match side {
         Side::A => &contract.a,
@@ -213,12 +103,14 @@ pub(super) fn fill(access: &Access, binding: &Binding<'_>) -> Scalar {
     })
 }
 
-fn same_params(a: &Binding<'_>, b: &Binding<'_>) -> bool {
-    let (a, b) = (&a.instance.params, &b.instance.params);
-    Arc::ptr_eq(a, b) || a.values() == b.values()
+/// Does a bare load read padding, which is a value of the instance?
+fn is_filled(contract: &Contract) -> bool {
+    [&contract.a, &contract.b]
+        .into_iter()
+        .any(|body| bare_load(body).is_some_and(|access| access.fill.is_some()))
 }
 
-/// Do two instances of equal parameters have the same operand?
+/// Do two instances of one form have the same operand?
 fn same_operand(contract: &Contract, side: Side, a: &Binding<'_>, b: &Binding<'_>) -> bool {
     let body = body(contract, side);
     if let Some(access) = bare_load(body) {
@@ -244,7 +136,8 @@ fn constant(contract: &Contract, side: Side, binding: &Binding<'_>) -> Option<(u
     input.constant.then_some((k as usize, input.offset))
 }
 
-/// An estimate of what the launch costs with `lanes_of` along lanes, in units of one kernel row over one lane.
+/// An estimate of what the launch costs with `lanes_of` along lanes. The unit is what one row of a kernel takes for one lane:
+/// `k` multiply-adds.
 fn cost(
     contract: &Contract,
     bindings: &[Binding<'_>],
@@ -252,14 +145,17 @@ fn cost(
     lanes_of: Side,
     nr: usize,
 ) -> usize {
-    let (rows, lanes, operand) = match lanes_of {
-        Side::A => (layout.n, layout.m, &layout.a),
-        Side::B => (layout.m, layout.n, &layout.b),
+    let swapped = lanes_of == Side::A;
+    let (rows, lanes, row_operand, lane_operand) = match swapped {
+        true => (layout.n, layout.m, &layout.b, &layout.a),
+        false => (layout.m, layout.n, &layout.a, &layout.b),
     };
     let first = &bindings[0];
     let last = &bindings[bindings.len() - 1];
     let shared = bindings.len() > 1 && same_operand(contract, lanes_of, first, last);
-    let unchanging = operand.as_ref().is_some_and(|o| o.batch.is_invariant());
+    let unchanging = lane_operand
+        .as_ref()
+        .is_some_and(|o| o.batch.is_invariant());
     let (mut rows, mut products) = (rows, bindings.len());
     if shared {
         (rows, products) = (rows * products, 1);
@@ -269,17 +165,27 @@ fn cost(
     } else {
         products *= layout.batch;
     }
-    let packing = if constant(contract, lanes_of, first).is_some() {
-        0
-    } else if operand
-        .as_ref()
-        .is_some_and(|o| o.bounds.is_empty() && o.rows.step(0, lanes) == Some(1))
-    {
-        1
-    } else {
-        4
+    let lane_packing = match lane_operand {
+        _ if constant(contract, lanes_of, first).is_some() => 0,
+        Some(o) if o.bounds.is_empty() && o.rows.step(0, lanes) == Some(1) => 1,
+        _ => PACKING,
     };
-    products * lanes.next_multiple_of(nr) * (rows + 2 + packing)
+    let in_place = row_operand
+        .as_ref()
+        .is_some_and(|o| o.bounds.is_empty() && o.k.step(0, layout.k) == Some(1));
+    let row_packing = if in_place { 0 } else { PACKING };
+    let adjacent = match &layout.out {
+        Some(out) if swapped => out.m.step(0, lanes) == Some(1),
+        Some(out) => out.n.step(0, lanes) == Some(1),
+        None => !swapped,
+    };
+    let scattering = if adjacent || lanes == 1 {
+        0
+    } else {
+        rows * lanes * SCATTERING / layout.k.max(1)
+    };
+    let kernels = lanes.next_multiple_of(nr) * (rows + KERNEL_START + lane_packing);
+    products * (kernels + rows * row_packing + scattering)
 }
 
 /// # Safety
@@ -290,21 +196,50 @@ pub(super) unsafe fn plan<'a>(
     isa: Isa,
     packs: &mut Packs,
 ) -> Contraction<'a> {
-    let mut contraction = Contraction {
+    let groups = match bindings {
+        // Small products come one by one, in millions: how they run is decided once for each form.
+        [alone] if !is_filled(contract) => {
+            let constants = [Side::A, Side::B].map(|side| {
+                let (input, offset) = constant(contract, side, alone)?;
+                Some((alone.instance.inputs[input].buffer, offset))
+            });
+            packs.alone(alone.form.name, &constants).unwrap_or_else(|| {
+                // SAFETY: handed on.
+                let groups = unsafe { divided(contract, bindings, isa, packs) };
+                packs.keep_alone(alone.form.name, constants, groups.clone());
+                groups
+            })
+        }
+        // SAFETY: handed on.
+        _ => unsafe { divided(contract, bindings, isa, packs) },
+    };
+    Contraction {
         contract,
         bindings,
         isa,
-        shapes: Vec::new(),
-        groups: Vec::new(),
-        units: 0,
-    };
-    if bindings.is_empty() {
-        return contraction;
+        units: groups
+            .last()
+            .map_or(0, |group| group.first_unit + group.units()),
+        groups,
     }
+}
+
+/// Products, each with its blocks and its packed constant.
+///
+/// # Safety
+/// See [`Contraction::new`].
+unsafe fn divided(
+    contract: &Contract,
+    bindings: &[Binding<'_>],
+    isa: Isa,
+    packs: &mut Packs,
+) -> Arc<[Group]> {
+    let Some(first) = bindings.first() else {
+        return Arc::default();
+    };
     let nr = with_storage!(contract.dtype, S => <S as Storage>::Compute::kernels(isa).nr);
-    let recent = &mut packs.recent;
-    let layout = recent.layout(contract, &bindings[0].instance.params);
-    let ways = [Side::B, Side::A].map(|side| cost(contract, bindings, &layout, side, nr));
+    let layout = &first.form.layout;
+    let ways = [Side::B, Side::A].map(|side| cost(contract, bindings, layout, side, nr));
     let swapped = ways[1] < ways[0];
     // Conversion and padding are the packers' work, and what is shared is worth a pack.
     let side = if swapped { Side::A } else { Side::B };
@@ -313,62 +248,45 @@ pub(super) unsafe fn plan<'a>(
         if swapped { layout.m } else { layout.n },
     );
     let shared = bindings.len() > 1 && same_operand(contract, side, &bindings[0], &bindings[1])
-        || constant(contract, side, &bindings[0]).is_some();
+        || constant(contract, side, first).is_some();
     let small = with_storage!(contract.dtype, S => <S as Storage>::SAME)
         && rows <= SMALL_ROWS_MAX
         && !(shared && lanes * layout.k > SMALL_SHARED_MAX);
-    join(&mut contraction, recent, swapped, small);
-    for group in &mut contraction.groups {
-        let shape = &contraction.shapes[group.members[0].shape];
+    let mut groups = join(contract, bindings, swapped, small);
+    let mut units = 0;
+    for group in &mut groups {
+        group.first_unit = units;
         if let Some(steps) = &group.small {
             let work = steps.rows * steps.lanes * steps.k;
             group.row_block = (SMALL_UNIT_WORK / work).max(16);
             group.lane_block = group.lanes;
-            group.first_unit = contraction.units;
-            contraction.units += group.units();
-            continue;
+        } else {
+            // SAFETY: handed on.
+            group.packed = unsafe { packed(contract, bindings, group, nr, isa, packs) };
+            let form = bindings[group.members[0].binding].form;
+            divide(form.shape(swapped), group);
         }
-        // SAFETY: handed on.
-        group.packed = unsafe { packed(contract, bindings, shape, group, nr, isa, packs) };
-        divide(shape, group);
-        group.first_unit = contraction.units;
-        contraction.units += group.units();
+        units += group.units();
     }
-    contraction
+    groups.into()
 }
 
 /// Sorts instances into products.
-fn join(contraction: &mut Contraction<'_>, recent: &mut Recent, swapped: bool, small: bool) {
-    let (contract, bindings) = (contraction.contract, contraction.bindings);
+fn join(contract: &Contract, bindings: &[Binding<'_>], swapped: bool, small: bool) -> Vec<Group> {
     let side = if swapped { Side::A } else { Side::B };
-    let shapes = &mut contraction.shapes;
-    let groups: &mut Vec<Group> = &mut contraction.groups;
-    // The binding whose parameters each shape was made from.
-    let mut leaders = vec![0usize];
-    shapes.push(recent.shape(contract, &bindings[0].instance.params, swapped));
-    let mut by_address: HashMap<(usize, usize), usize> = HashMap::new();
-    let mut last_shape = 0;
+    let mut groups: Vec<Group> = Vec::new();
+    let mut by_address: HashMap<(u64, usize), usize> = HashMap::new();
     for (index, binding) in bindings.iter().enumerate() {
-        if !same_params(&bindings[leaders[last_shape]], binding) {
-            let known = leaders
-                .iter()
-                .position(|&leader| same_params(&bindings[leader], binding));
-            last_shape = known.unwrap_or_else(|| {
-                shapes.push(recent.shape(contract, &binding.instance.params, swapped));
-                leaders.push(index);
-                shapes.len() - 1
-            });
-        }
-        let shape = &shapes[last_shape];
+        let shape = binding.form.shape(swapped);
         let fits = |group: &Group| {
-            let first = &group.members[0];
-            first.shape == last_shape
-                && (group.small.is_some()
-                    || same_operand(contract, side, &bindings[first.binding], binding))
+            let first = &bindings[group.members[0].binding];
+            std::ptr::eq(first.form, binding.form)
+                && (group.small.is_some() || same_operand(contract, side, first, binding))
         };
         let key = || {
             let small = small && shape.small.is_some();
-            (last_shape, identity(contract, side, binding, small))
+            let operand = identity(contract, side, binding, small);
+            (binding.form.name, operand)
         };
         let near = groups.iter().take(GROUPS_SEARCHED).position(fits);
         let found = near.or_else(|| {
@@ -406,12 +324,12 @@ fn join(contraction: &mut Contraction<'_>, recent: &mut Recent, swapped: bool, s
         };
         group.members.push(Member {
             binding: index,
-            shape: last_shape,
             first_row: group.rows,
             rows,
         });
         group.rows += rows;
     }
+    groups
 }
 
 /// A number that instances with the same operand have in common; small products need not share any.
@@ -439,7 +357,6 @@ fn identity(contract: &Contract, side: Side, binding: &Binding<'_>, small: bool)
 unsafe fn packed(
     contract: &Contract,
     bindings: &[Binding<'_>],
-    shape: &Shape,
     group: &Group,
     nr: usize,
     isa: Isa,
@@ -448,6 +365,7 @@ unsafe fn packed(
     let binding = &bindings[group.members[0].binding];
     let side = group.lane_side();
     let (input, byte_offset) = constant(contract, side, binding)?;
+    let shape = binding.form.shape(group.swapped);
     let layout = shape.lane_operand.as_ref()?;
     let positions = (shape.batch * shape.lanes) as u64 * shape.k as u64;
     // Windows that overlap would be held several times over.
@@ -456,6 +374,7 @@ unsafe fn packed(
     }
     let access = bare_load(body(contract, side))?;
     let key = Key {
+        form: (binding.form.name, group.swapped),
         byte_offset,
         dtype: contract.dtype,
         layout,

@@ -139,8 +139,11 @@ impl Dims {
         if len <= 1 {
             return Some(0);
         }
-        let inner = self.axes.last()?;
-        (start % inner.size + len <= inner.size).then_some(inner.stride)
+        match &self.axes[..] {
+            [] => None,
+            [only] => Some(only.stride),
+            [.., inner] => (start % inner.size + len <= inner.size).then_some(inner.stride),
+        }
     }
 
     /// The address of a position.
@@ -154,6 +157,12 @@ impl Dims {
     }
 
     fn dot(&self, mut position: usize, coefficient: impl Fn(usize) -> i64) -> i64 {
+        // Most groups are one axis at most, and divisions are slow.
+        match self.axes.len() {
+            0 => return 0,
+            1 => return coefficient(0) * position as i64,
+            _ => {}
+        }
         let mut sum = 0;
         for (k, axis) in self.axes.iter().enumerate().rev() {
             sum += coefficient(k) * (position % axis.size) as i64;
@@ -192,6 +201,11 @@ impl Dims {
             return;
         };
         let step = coefficient(self.axes.len() - 1);
+        if self.axes.len() == 1 {
+            let first = base + start as i64 * step;
+            out.extend((0..len as i64).map(|k| first + k * step));
+            return;
+        }
         let (mut position, mut left) = (start, len);
         while left > 0 {
             let run = (inner.size - position % inner.size).min(left);

@@ -19,6 +19,7 @@
 //! Buffers, temporaries and threads: it is handed addresses that were checked against [`tensord_plan::Params`].
 
 mod finish;
+mod form;
 mod groups;
 mod kernel;
 mod layout;
@@ -26,7 +27,6 @@ mod load;
 mod number;
 mod operands;
 mod packs;
-mod recent;
 mod run;
 mod scratch;
 mod tables;
@@ -39,6 +39,7 @@ use tensord_plan::{Contract, Instance};
 use crate::isa::Isa;
 use number::with_storage;
 
+pub use form::Form;
 pub use packs::Packs;
 pub use scratch::Scratch;
 
@@ -133,6 +134,8 @@ impl Bodies for NoBodies {
 pub struct Binding<'a> {
     /// Parameters, immediates and the identity of inputs.
     pub instance: &'a Instance,
+    /// The contraction with the instance's parameters; the same object for equal parameters, or they do not run as one.
+    pub form: &'a Form,
     /// Element 0 of the memory that `a` loads, where `a` is a bare load.
     pub a: *const u8,
     /// Element 0 of the memory that `b` loads, where `b` is a bare load.
@@ -160,8 +163,7 @@ pub struct Contraction<'a> {
     contract: &'a Contract,
     bindings: &'a [Binding<'a>],
     isa: Isa,
-    shapes: Vec<Arc<groups::Shape>>,
-    groups: Vec<groups::Group>,
+    groups: Arc<[groups::Group]>,
     units: usize,
 }
 
@@ -179,7 +181,7 @@ impl<'a> Contraction<'a> {
     /// that [`tensord_plan::Params::address`] reaches from it (where the access's guards hold) stay readable (for
     /// `out`: writable) until the `Contraction` is dropped; no result overlaps an operand, and no two results overlap.
     /// The memory of an operand marked constant does not change until [`Packs::forget`] is called with its buffer.
-    /// `isa` is available on this processor.
+    /// Each form is of this contraction and its instance's parameters. `isa` is available on this processor.
     pub unsafe fn new(
         contract: &'a Contract,
         bindings: &'a [Binding<'a>],

@@ -192,7 +192,7 @@ impl<S: Storage> Unit<'_, S> {
             None => scratch.rows.room(rows.len() * stride),
         };
         let side = self.group.row_side();
-        // The shape whose positions of k stand in the tables.
+        // The layout whose positions of k stand in the tables.
         let mut tabled = None;
         for index in 0..scratch.segments.len() {
             let segment = scratch.segments[index];
@@ -243,9 +243,9 @@ impl<S: Storage> Unit<'_, S> {
             }
             let table = &mut scratch.table;
             let fill = self.fill(segment.member, side);
-            if tabled != Some(self.group.members[segment.member].shape) {
+            if tabled != Some(std::ptr::from_ref(layout)) {
                 table.along_k(layout, ks);
-                tabled = Some(self.group.members[segment.member].shape);
+                tabled = Some(std::ptr::from_ref(layout));
             }
             let part = Part {
                 layout,

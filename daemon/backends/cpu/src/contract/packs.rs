@@ -3,24 +3,33 @@
 //! A pack is found by the buffer it was made from and by how the operand lies in it. It goes when its buffer is freed, or when
 //! the budget is exceeded and it was used longest ago.
 
-use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
+use foldhash::{HashMap, HashMapExt};
 use tensord_plan::BufferId;
 use tensord_shm::dtype::{DType, Scalar};
 
+use super::groups::Group;
 use super::layout::OperandLayout;
-use super::recent::Recent;
 use super::scratch::Lines;
 
+/// Forms of which it is remembered how they run alone.
+const ALONE_MAX: usize = 4096;
+
 /// A whole operand as panels: for each batch position, each block of k, each panel: `k` rows of `nr` elements.
+#[derive(Debug)]
 pub(super) struct Packed {
     pub lines: Lines,
+    /// When it was used last, on the packs' clock.
+    used: AtomicU64,
 }
 
 /// What a pack was made from, beside the buffer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Key<'a> {
+    /// Name of the form and whether m runs along lanes: equal ones have equal dtypes, layouts and counts.
+    pub form: (u64, bool),
     pub byte_offset: u64,
     pub dtype: DType,
     pub layout: &'a OperandLayout,
@@ -30,6 +39,8 @@ pub(super) struct Key<'a> {
 }
 
 struct Entry {
+    /// Of the key that found it last.
+    form: (u64, bool),
     byte_offset: u64,
     dtype: DType,
     layout: OperandLayout,
@@ -37,27 +48,41 @@ struct Entry {
     fill: Scalar,
     nr: usize,
     packed: Arc<Packed>,
-    used: u64,
 }
 
 impl Entry {
+    fn used(&self) -> u64 {
+        self.packed.used.load(Ordering::Relaxed)
+    }
+
     fn is(&self, key: &Key<'_>) -> bool {
         self.byte_offset == key.byte_offset
-            && self.dtype == key.dtype
-            && self.counts == key.counts
             && self.fill == key.fill
             && self.nr == key.nr
-            && self.layout == *key.layout
+            && (self.form == key.form
+                || self.dtype == key.dtype
+                    && self.counts == key.counts
+                    && self.layout == *key.layout)
     }
 }
 
-/// The packs of one backend, and the shapes of its latest launches.
+/// How a form runs that is alone in its launch, with these constants.
+struct Alone {
+    constants: Constants,
+    groups: Arc<[Group]>,
+}
+
+/// Buffer and byte offset of each operand, where it is a constant.
+pub(super) type Constants = [Option<(BufferId, u64)>; 2];
+
+/// The packs of one backend.
 pub struct Packs {
     entries: HashMap<BufferId, Vec<Entry>>,
+    /// By the name of the form. What is here may hold packs: it goes before any of them does.
+    alone: HashMap<u64, Alone>,
     bytes: u64,
     bytes_max: u64,
     clock: u64,
-    pub(super) recent: Recent,
 }
 
 impl Packs {
@@ -65,10 +90,10 @@ impl Packs {
     pub fn new(bytes_max: u64) -> Packs {
         Packs {
             entries: HashMap::new(),
+            alone: HashMap::new(),
             bytes: 0,
             bytes_max,
             clock: 0,
-            recent: Recent::default(),
         }
     }
 
@@ -79,9 +104,38 @@ impl Packs {
 
     /// Drops every pack made from a buffer: call it when the buffer is freed.
     pub fn forget(&mut self, buffer: BufferId) {
-        for entry in self.entries.remove(&buffer).into_iter().flatten() {
+        let Some(entries) = self.entries.remove(&buffer) else {
+            return;
+        };
+        self.alone.clear();
+        for entry in entries {
             self.bytes -= entry.packed.lines.bytes();
         }
+    }
+
+    /// What was kept of a form that runs alone.
+    pub(super) fn alone(&mut self, form: u64, constants: &Constants) -> Option<Arc<[Group]>> {
+        let alone = self.alone.get(&form)?;
+        if alone.constants != *constants {
+            return None;
+        }
+        self.clock += 1;
+        for packed in alone
+            .groups
+            .iter()
+            .filter_map(|group| group.packed.as_ref())
+        {
+            packed.used.store(self.clock, Ordering::Relaxed);
+        }
+        Some(alone.groups.clone())
+    }
+
+    /// Keeps how a form runs alone.
+    pub(super) fn keep_alone(&mut self, form: u64, constants: Constants, groups: Arc<[Group]>) {
+        if self.alone.len() >= ALONE_MAX {
+            self.alone.clear();
+        }
+        self.alone.insert(form, Alone { constants, groups });
     }
 
     /// The pack for `key`, made by `make` where there is none; `None` where its `bytes` do not fit the budget.
@@ -99,16 +153,21 @@ impl Packs {
             .get_mut(&buffer)
             .and_then(|entries| entries.iter_mut().find(|entry| entry.is(key)))
         {
-            entry.used = clock;
+            entry.packed.used.store(clock, Ordering::Relaxed);
+            entry.form = key.form;
             return Some(entry.packed.clone());
         }
         if bytes > self.bytes_max {
             return None;
         }
         self.make_room(bytes);
-        let packed = Arc::new(Packed { lines: make() });
+        let packed = Arc::new(Packed {
+            lines: make(),
+            used: AtomicU64::new(clock),
+        });
         self.bytes += packed.lines.bytes();
         self.entries.entry(buffer).or_default().push(Entry {
+            form: key.form,
             byte_offset: key.byte_offset,
             dtype: key.dtype,
             layout: key.layout.clone(),
@@ -116,17 +175,17 @@ impl Packs {
             fill: key.fill,
             nr: key.nr,
             packed: packed.clone(),
-            used: clock,
         });
         Some(packed)
     }
 
     fn make_room(&mut self, bytes: u64) {
         while self.bytes + bytes > self.bytes_max {
+            self.alone.clear();
             let oldest = self
                 .entries
                 .iter()
-                .flat_map(|(buffer, entries)| entries.iter().map(move |e| (e.used, *buffer)))
+                .flat_map(|(buffer, entries)| entries.iter().map(move |e| (e.used(), *buffer)))
                 .min();
             let Some((used, buffer)) = oldest else {
                 return;
@@ -134,7 +193,7 @@ impl Packs {
             if let Some(entries) = self.entries.get_mut(&buffer) {
                 let freed = &mut self.bytes;
                 entries.retain(|entry| {
-                    let keep = entry.used != used;
+                    let keep = entry.used() != used;
                     if !keep {
                         *freed -= entry.packed.lines.bytes();
                     }

@@ -8,8 +8,9 @@ use std::marker::PhantomData;
 use std::mem::MaybeUninit;
 use std::ops::Range;
 
-use super::groups::{Group, ROW_BLOCK, Shape, fill};
-use super::kernel::{Kernels, NR_MAX, PANELS_MAX, ROWS_MAX, Tile};
+use super::form::Shape;
+use super::groups::{Group, ROW_BLOCK, fill};
+use super::kernel::{Kernels, NR_MAX, ROWS_MAX, Tile};
 use super::layout::bare_load;
 use super::number::{Compute, Storage};
 use super::operands::Panels;
@@ -78,17 +79,18 @@ pub(super) struct Unit<'a, S: Storage> {
     pub storage: PhantomData<S>,
 }
 
-/// Where sums go.
+/// Where sums go: to the scratch's `sum_addresses`, which are
 pub(super) enum Sums<C> {
-    /// `out_addresses` of the scratch; lanes are adjacent there, and a last panel must not be overrun.
+    /// rows of the result; lanes are adjacent there, and a last panel must not be overrun.
     Result,
-    /// A block of whole panels.
+    /// rows of a block of whole panels.
     Block { at: *mut C, stride: usize },
 }
 
 impl<S: Storage> Unit<'_, S> {
     pub(super) fn shape(&self, member: usize) -> &Shape {
-        &self.contraction.shapes[self.group.members[member].shape]
+        let binding = &self.contraction.bindings[self.group.members[member].binding];
+        binding.form.shape(self.group.swapped)
     }
 
     pub(super) fn base(&self, member: usize, side: Side) -> *const u8 {
@@ -119,7 +121,7 @@ impl<S: Storage> Unit<'_, S> {
         let k_count = self.group.k;
         if k_count == 0 {
             // SAFETY: handed on.
-            unsafe { self.clear(&sums, scratch) };
+            unsafe { self.clear(scratch) };
         }
         for k in (0..k_count).step_by(K_BLOCK) {
             let ks = k..(k + K_BLOCK).min(k_count);
@@ -157,6 +159,7 @@ impl<S: Storage> Unit<'_, S> {
     /// Decides where sums go, and finds the result's rows.
     fn sums(&self, scratch: &mut Scratch) -> Sums<S::Compute> {
         scratch.out_addresses.clear();
+        scratch.sum_addresses.clear();
         let mut adjacent = size_of::<S::Out>() == size_of::<S::Compute>();
         for segment in &scratch.segments {
             let Some(out) = &self.shape(segment.member).out else {
@@ -178,39 +181,29 @@ impl<S: Storage> Unit<'_, S> {
         if adjacent {
             let lane = self.shape(scratch.segments[0].member).out.as_ref();
             let first = lane.map_or(0, |out| out.lanes.at(self.lanes.start));
-            for row in &mut scratch.out_addresses {
-                *row = step_address::<S::Out>(*row, first);
-            }
+            let rows = scratch.out_addresses.iter();
+            scratch
+                .sum_addresses
+                .extend(rows.map(|&row| step_address::<S::Out>(row, first)));
             return Sums::Result;
         }
         let stride = self.lanes.len().next_multiple_of(self.kernels.nr);
-        Sums::Block {
-            at: scratch.sums.room(self.rows.len() * stride),
-            stride,
-        }
+        let at: *mut S::Compute = scratch.sums.room(self.rows.len() * stride);
+        let rows = 0..self.rows.len();
+        scratch
+            .sum_addresses
+            .extend(rows.map(|row| at.wrapping_add(row * stride) as usize));
+        Sums::Block { at, stride }
     }
 
     /// # Safety
     /// See [`Contraction::run_unit`].
-    unsafe fn clear(&self, sums: &Sums<S::Compute>, scratch: &Scratch) {
-        for row in 0..self.rows.len() {
-            let to = self.sums_row(sums, scratch, row);
+    unsafe fn clear(&self, scratch: &Scratch) {
+        for &row in &scratch.sum_addresses {
             for lane in 0..self.lanes.len() {
                 // SAFETY: a row of sums has a place for each lane.
-                unsafe { *to.add(lane) = S::Compute::ZERO };
+                unsafe { *(row as *mut S::Compute).add(lane) = S::Compute::ZERO };
             }
-        }
-    }
-
-    pub(super) fn sums_row(
-        &self,
-        sums: &Sums<S::Compute>,
-        scratch: &Scratch,
-        row: usize,
-    ) -> *mut S::Compute {
-        match *sums {
-            Sums::Result => scratch.out_addresses[row] as *mut S::Compute,
-            Sums::Block { at, stride } => at.wrapping_add(row * stride),
         }
     }
 
@@ -231,6 +224,7 @@ impl<S: Storage> Unit<'_, S> {
             // SAFETY: handed on.
             let a_step = unsafe { self.row_block(&rows, ks, scratch, bodies) };
             let tiles = rows.len().div_ceil(self.kernels.rows);
+            let (each, longer) = (rows.len() / tiles, rows.len() % tiles);
             let whole = self.lanes.len() / self.kernels.nr;
             let count = self.lanes.len().div_ceil(self.kernels.nr);
             let mut panel = 0;
@@ -245,8 +239,8 @@ impl<S: Storage> Unit<'_, S> {
                     Sums::Result if panel < whole => left.min(whole - panel),
                     _ => left,
                 };
-                let tile_rows = rows.len().div_ceil(tiles);
-                let wide = self.kernels.widest(tile_rows, left).1;
+                let longest = each + usize::from(longer > 0);
+                let wide = self.kernels.widest(longest, left).1;
                 let columns = PanelRun {
                     at: match panels.last {
                         Some(last) if elsewhere => last,
@@ -261,9 +255,10 @@ impl<S: Storage> Unit<'_, S> {
                     first: panel,
                     count: wide,
                 };
+                let mut to = 0;
                 for tile in 0..tiles {
-                    let from = rows.len() * tile / tiles;
-                    let to = rows.len() * (tile + 1) / tiles;
+                    let from = to;
+                    to += each + usize::from(tile < longer);
                     // SAFETY: handed on.
                     unsafe {
                         self.tile(&columns, ks, (first, from..to), a_step, sums, scratch);
@@ -288,56 +283,66 @@ impl<S: Storage> Unit<'_, S> {
         scratch: &Scratch,
     ) {
         let nr = self.kernels.nr;
-        let count = rows.len();
-        let mut c = [std::ptr::null_mut::<S::Compute>(); ROWS_MAX];
         let lane = columns.first * nr;
-        for (row, c) in rows.clone().zip(&mut c) {
-            *c = self.sums_row(sums, scratch, block + row).wrapping_add(lane);
-        }
         let valid = (self.lanes.len() - lane).min(columns.count * nr);
         let partial = matches!(sums, Sums::Result) && valid < columns.count * nr;
         let add = ks.start > 0;
-        let mut edge = MaybeUninit::<[[S::Compute; NR_MAX]; ROWS_MAX]>::uninit();
-        let targets = c;
-        if partial {
-            let first: *mut S::Compute = edge.as_mut_ptr().cast();
-            for (row, c) in c.iter_mut().enumerate() {
-                *c = first.wrapping_add(row * NR_MAX);
-            }
-        }
+        let targets = &scratch.sum_addresses[block + rows.start..block + rows.end];
         let mut tile = Tile {
             k: ks.len(),
-            a: scratch.packed_addresses[rows].as_ptr().cast(),
+            a: scratch.packed_addresses[rows.clone()].as_ptr().cast(),
             a_step,
             b: columns.at,
             b_step: columns.step as isize,
             b_panel: columns.panel as isize,
-            c: c.as_ptr(),
-            add: add && !partial,
+            c: targets.as_ptr().cast(),
+            c_at: lane,
+            add,
         };
+        if partial {
+            // SAFETY: handed on; `valid` lanes are there.
+            return unsafe { self.edge(tile, targets, columns.count, valid) };
+        }
         let mut left = columns.count;
         while left > 0 {
-            let (kernel, wide) = self.kernels.widest(count, left.min(PANELS_MAX));
+            let (kernel, wide) = self.kernels.widest(rows.len(), left);
             // SAFETY: rows and panels were found or packed for this block of k; each row of sums has room for whole
-            // panels, or `edge` stands in; the caller chose `isa` among those available.
+            // panels; the caller chose `isa` among those available.
             unsafe { kernel(&tile) };
             left -= wide;
             tile.b = tile.b.wrapping_add(wide * columns.panel);
-            for c in &mut c {
-                *c = c.wrapping_add(wide * nr);
-            }
-            tile.c = c.as_ptr();
+            tile.c_at += wide * nr;
         }
-        if partial {
-            let first: *const S::Compute = edge.as_ptr().cast();
-            for (row, to) in targets[..count].iter().enumerate() {
-                for lane in 0..valid {
-                    // SAFETY: the result has `valid` lanes from here; the kernel wrote a whole panel of each of its
-                    // rows to `edge`.
-                    unsafe {
-                        let (to, sum) = (to.add(lane), *first.add(row * NR_MAX + lane));
-                        *to = if add { S::Compute::sum(*to, sum) } else { sum };
-                    }
+    }
+
+    /// A panel that is longer than its row of the result: through a block beside it.
+    ///
+    /// # Safety
+    /// See [`Contraction::run_unit`]; `targets` are the rows that `tile` names, and have `valid` lanes from its place on.
+    unsafe fn edge(
+        &self,
+        mut tile: Tile<S::Compute>,
+        targets: &[usize],
+        panels: usize,
+        valid: usize,
+    ) {
+        let mut block = MaybeUninit::<[[S::Compute; NR_MAX]; ROWS_MAX]>::uninit();
+        let first: *mut S::Compute = block.as_mut_ptr().cast();
+        let rows: [*mut S::Compute; ROWS_MAX] =
+            std::array::from_fn(|row| first.wrapping_add(row * NR_MAX));
+        let (lane, add) = (tile.c_at, tile.add);
+        (tile.c, tile.c_at, tile.add) = (rows.as_ptr(), 0, false);
+        let (kernel, wide) = self.kernels.widest(targets.len(), panels);
+        debug_assert!(wide == panels && wide * self.kernels.nr <= NR_MAX);
+        // SAFETY: as for other tiles, with the block for results.
+        unsafe { kernel(&tile) };
+        for (row, &to) in targets.iter().enumerate() {
+            for at in 0..valid {
+                // SAFETY: the result has `valid` lanes from here; the kernel wrote a whole panel of each of its rows.
+                unsafe {
+                    let to = (to as *mut S::Compute).add(lane + at);
+                    let sum = *first.add(row * NR_MAX + at);
+                    *to = if add { S::Compute::sum(*to, sum) } else { sum };
                 }
             }
         }

@@ -4,12 +4,12 @@
 use super::tables::LoadTable;
 
 /// 64 bytes at a 64-byte boundary.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 #[repr(align(64))]
 pub(super) struct Line(#[allow(dead_code)] [u8; 64]);
 
 /// Aligned memory of any element type. Contents are whatever was there.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub(super) struct Lines(Vec<Line>);
 
 impl Lines {
@@ -50,9 +50,10 @@ pub struct Scratch {
     pub(super) sums: Lines,
     /// Lanes computed by a body, or a block turned round for an epilogue.
     pub(super) lanes: Lines,
-    /// Addresses of rows and of result rows.
+    /// Addresses of rows, of rows of sums and of result rows.
     pub(super) row_addresses: Vec<usize>,
     pub(super) packed_addresses: Vec<usize>,
+    pub(super) sum_addresses: Vec<usize>,
     pub(super) out_addresses: Vec<usize>,
     pub(super) lane_addresses: Vec<usize>,
     /// Offsets on their way to addresses.

@@ -22,7 +22,7 @@
 
 use super::basic::double::copy_sign;
 use super::coefficients::*;
-use super::pieces::double::{limit, log_special, polynomial, power_of_two};
+use super::pieces::double::{limit, polynomial};
 use super::trigonometry::reduce_huge;
 
 /// Adding 1.5 * 2^52 rounds to an integer and leaves it in the low bits.
@@ -30,6 +30,22 @@ const MAGIC: f64 = 6755399441055744.0;
 const LN2: f64 = std::f64::consts::LN_2;
 /// Below this magnitude x^2 does not reach the last place of x.
 const TINY: f64 = f64::from_bits((1023 - 54) << 52);
+
+/// 2^k for the k of normal numbers, given as wrapped bits.
+#[inline(always)]
+fn power_of_two(k: u64) -> f64 {
+    const BIAS: u64 = f64::MAX_EXP as u64 - 1;
+    f64::from_bits(k.wrapping_add(BIAS) << 52)
+}
+
+/// The logarithm of `x` where `y` is that of a positive finite number.
+#[inline(always)]
+fn log_special(x: f64, y: f64) -> f64 {
+    let y = if x == f64::INFINITY { x } else { y };
+    let y = if x == 0.0 { f64::NEG_INFINITY } else { y };
+    let y = if x < 0.0 { f64::NAN } else { y };
+    if x.is_nan() { x } else { y }
+}
 
 /// `p * 2^k` for |k| <= 2000, rounded once.
 #[inline(always)]

@@ -3,7 +3,7 @@
 //! One definition for both, so that a correction reaches both; what differs in more than the width stands in `single` and `double`.
 
 macro_rules! pieces {
-    ($name:ident, $float:ident, $bits:ident, $fraction_bits:literal) => {
+    ($name:ident, $float:ident) => {
         pub mod $name {
             /// A polynomial, its odd and even powers as two chains that run side by side.
             #[inline(always)]
@@ -30,25 +30,9 @@ macro_rules! pieces {
                 let x = if x < low { low } else { x };
                 if x > high { high } else { x }
             }
-
-            /// 2^k for the k of normal numbers, given as wrapped bits.
-            #[inline(always)]
-            pub fn power_of_two(k: $bits) -> $float {
-                const BIAS: $bits = $float::MAX_EXP as $bits - 1;
-                $float::from_bits(k.wrapping_add(BIAS) << $fraction_bits)
-            }
-
-            /// The logarithm of `x` where `y` is that of a positive finite number.
-            #[inline(always)]
-            pub fn log_special(x: $float, y: $float) -> $float {
-                let y = if x == $float::INFINITY { x } else { y };
-                let y = if x == 0.0 { $float::NEG_INFINITY } else { y };
-                let y = if x < 0.0 { $float::NAN } else { y };
-                if x.is_nan() { x } else { y }
-            }
         }
     };
 }
 
-pieces!(single, f32, u32, 23);
-pieces!(double, f64, u64, 52);
+pieces!(single, f32);
+pieces!(double, f64);

@@ -20,60 +20,68 @@
 use super::basic::single::copy_sign;
 use super::coefficients::*;
 use super::double;
-use super::pieces::single::{limit, log_special, polynomial, power_of_two};
+use super::pieces::single::{limit, polynomial};
 
 /// Adding 1.5 * 2^23 rounds to an integer and leaves it in the low bits.
 const MAGIC: f32 = 12582912.0;
 /// Below this magnitude x^2 does not reach the last place of x.
 const TINY: f32 = f32::from_bits((127 - 25) << 23);
 
-/// `p * 2^k` for |k| <= 250, rounded once.
-#[inline(always)]
-fn scale(p: f32, k: u32) -> f32 {
-    let half = (k.wrapping_add(512) >> 1).wrapping_sub(256);
-    p * power_of_two(half) * power_of_two(k.wrapping_sub(half))
-}
+/// As [`MAGIC`], with the integer 254 greater: that is twice the bias of an exponent.
+const BIASED: f32 = MAGIC + 254.0;
 
-/// `e^x = (1 + e) 2^k` for |x| <= 150.
+/// Two powers of two whose product is 2^k for |k| <= 250, from the bits of `k + BIASED`: half of the exponent each, so that a number
+/// times both is rounded once, even where the result is subnormal.
 #[inline(always)]
-fn exp_core(x: f32) -> (f32, u32) {
-    let shifted = x.mul_add(std::f32::consts::LOG2_E, MAGIC);
-    let k = shifted - MAGIC;
-    let r = k.mul_add(-LN2_32[0], x);
-    let r = k.mul_add(-LN2_32[1], r);
-    let e = (r * r).mul_add(polynomial(r, &EXP_32), r);
-    (e, shifted.to_bits().wrapping_sub(MAGIC.to_bits()))
+fn powers(shifted: u32) -> (f32, f32) {
+    let half = shifted >> 1;
+    let rest = shifted.wrapping_sub(half);
+    (f32::from_bits(half << 23), f32::from_bits(rest << 23))
 }
 
 #[inline(always)]
 pub fn exp(x: f32) -> f32 {
-    let (e, k) = exp_core(limit(x, -150.0, 150.0));
-    scale(1.0 + e, k)
+    let x = limit(x, -150.0, 150.0);
+    let shifted = x.mul_add(std::f32::consts::LOG2_E, BIASED);
+    let k = shifted - BIASED;
+    let r = k.mul_add(-LN2_32[0], x);
+    let r = k.mul_add(-LN2_32[1], r);
+    let e = (r * r).mul_add(polynomial(r, &EXP_32), r);
+    let (first, second) = powers(shifted.to_bits());
+    // (1 + e) * first with the rounding of the sum alone: `first` is a power of two far from the ends of the range.
+    first.mul_add(e, first) * second
 }
 
 #[inline(always)]
 pub fn exp2(x: f32) -> f32 {
     let x = limit(x, -200.0, 200.0);
-    let shifted = x + MAGIC;
-    let r = x - (shifted - MAGIC);
-    let k = shifted.to_bits().wrapping_sub(MAGIC.to_bits());
-    scale(r.mul_add(polynomial(r, &EXP2_32), 1.0), k)
+    let shifted = x + BIASED;
+    let r = x - (shifted - BIASED);
+    let (first, second) = powers(shifted.to_bits());
+    r.mul_add(polynomial(r, &EXP2_32), 1.0) * first * second
 }
 
 #[inline(always)]
 pub fn log(x: f32) -> f32 {
+    // Factor and exponent are chosen, not the results: compilers would compute both of them.
     let small = x < f32::MIN_POSITIVE;
-    let scaled = if small { x * 33554432.0 } else { x };
-    let bits = scaled.to_bits();
-    // 0x3f800000 less the bits of sqrt(1/2): moves the boundary of the binades there.
-    let exponent = bits.wrapping_add(0x004a_fb0d) >> 23;
-    let m = f32::from_bits(bits.wrapping_sub(exponent.wrapping_sub(127) << 23));
-    let k = (exponent as i32 - if small { 152 } else { 127 }) as f32;
+    let bits = (x * if small { 33554432.0 } else { 1.0 }).to_bits();
+    // Less the bits of sqrt(1/2): moves the boundary of the binades there.
+    let moved = bits.wrapping_sub(0x3f35_04f3);
+    let m = f32::from_bits(bits.wrapping_sub(moved & 0xff80_0000));
+    let k = (moved.cast_signed() >> 23) as f32 - if small { 25.0 } else { 0.0 };
     let f = m - 1.0;
     let square = f * f;
     let rest = (square * f).mul_add(polynomial(f, &LOG_32), k * LN2_32[1]);
     let y = k.mul_add(LN2_32[0], f - (0.5f32.mul_add(square, -rest)));
-    log_special(x, y)
+    let other = if x == 0.0 {
+        f32::NEG_INFINITY
+    } else {
+        f32::NAN
+    };
+    let y = if x > 0.0 { y } else { other };
+    // Infinity and NaN stay.
+    if x < f32::INFINITY { y } else { x }
 }
 
 /// Is the angle finite and too large for [`sin`] and [`cos`]?

@@ -15,6 +15,9 @@ pub const TILE: usize = 1024;
 /// Bytes that a tile's slots should fit in: half of a usual first-level cache.
 const SLOTS_BYTES: usize = 24 << 10;
 
+/// Elements of a row from which a tile of its own is cheaper than writing out what the row has only one of.
+const REPEATS_MIN: u64 = 256;
+
 /// A load with its address.
 #[derive(Clone, Debug)]
 pub struct BoundLoad {
@@ -68,6 +71,10 @@ pub struct Bound {
     pub flat: bool,
     /// May a tile be longer than `tile`, if it is whole lanes, because nothing of it comes to lie in a slot?
     pub streams: bool,
+    /// Does some load give one element for a whole row?
+    pub repeats: bool,
+    /// Is what is stored read again before much else is?
+    pub read_soon: bool,
 }
 
 /// Column of a buffer in the instance table: inputs, outputs, temporaries.
@@ -183,6 +190,8 @@ impl Bound {
             tile: 0,
             flat: true,
             streams: false,
+            repeats: false,
+            read_soon: false,
         };
         for placed in &program.ops {
             if let Op::Gather {
@@ -202,6 +211,10 @@ impl Bound {
         bound.mark_flat();
         bound.tile = tile_len(program, &bound);
         bound.streams = bound.flat && program.is_one_run();
+        bound.repeats = bound.loads.iter().any(|load| {
+            let strides = &load.form.strides;
+            load.guards.is_empty() && strides.len() > 1 && strides.last() == Some(&0)
+        });
         bound
     }
 
@@ -276,6 +289,18 @@ impl Bound {
         self.flat &= self.masks.is_empty();
     }
 
+    /// Do the elements of the first load lie one behind the other in rows of `row`?
+    pub fn rows_lie_together(&self, row: u64) -> bool {
+        self.loads.first().is_some_and(|load| {
+            let unit = load.form.strides.last() == Some(&1);
+            let whole = self
+                .sizes
+                .last()
+                .is_some_and(|size| size.is_multiple_of(row.max(1)));
+            load.flat || load.guards.is_empty() && unit && whole
+        })
+    }
+
     /// Elements of the tile that begins at element `at` of an instance: cut so that strided accesses see whole rows.
     pub fn tile_at(&self, at: u64) -> usize {
         let left = self.count - at;
@@ -289,6 +314,8 @@ impl Bound {
         };
         let whole = most / row * row;
         match at % row {
+            // One row, where that makes a load a scalar.
+            0 if self.repeats && row >= REPEATS_MIN && whole > 0 => row as usize,
             0 if whole > 0 => whole as usize,
             behind => most.min(row - behind) as usize,
         }

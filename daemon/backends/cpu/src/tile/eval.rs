@@ -118,6 +118,8 @@ pub struct Evaluator<'a> {
     args: Vec<Arg>,
     instance: usize,
     steps: Steps,
+    /// At the tile under way, where it lies in one instance and not everything is flat.
+    cursor: Cursor<'a>,
 }
 
 /// The tile under way.
@@ -173,6 +175,7 @@ impl<'a> Evaluator<'a> {
             args,
             instance: usize::MAX,
             steps,
+            cursor: Cursor::begin(&bound.sizes),
         }
     }
 
@@ -213,6 +216,39 @@ impl<'a> Evaluator<'a> {
         to
     }
 
+    /// Where the first load's element at a global position lies.
+    pub fn loaded_at(&self, at: u64) -> *const u8 {
+        self.rows_at(at, 1, 1).0
+    }
+
+    /// Where the first load's rows of `n` elements from global position `at` on lie: the first of them, how many, `most` at most, one
+    /// distance takes to, and that distance in elements. They do as `Bound::rows_lie_together` says.
+    pub fn rows_at(&self, at: u64, n: usize, most: usize) -> (*const u8, usize, isize) {
+        let (load, count) = (&self.bound.loads[0], self.bound.count);
+        let (instance, at) = match at < count {
+            true => (0, at),
+            false => ((at / count) as usize, at % count),
+        };
+        let (element, rest, apart) = match load.flat {
+            true => (load.form.offset + at as i64, count - at, n as i64),
+            false => {
+                let cursor = Cursor::new(&self.bound.sizes, at);
+                let element = cursor.value(&load.form);
+                match (self.bound.sizes.last(), load.form.strides.len()) {
+                    (Some(&row), rank @ 2..) if row == n as u64 => {
+                        let rows = cursor.axis_rest(rank - 2);
+                        (element, rows * n as u64, load.form.strides[rank - 2])
+                    }
+                    _ => (element, cursor.row_rest(), n as i64),
+                }
+            }
+        };
+        let base = self.table.base(instance, load.column);
+        let at = base.wrapping_offset(element as isize * load.dtype.size() as isize);
+        let rows = (rest / n as u64).min(most as u64);
+        (at, rows as usize, apart as isize)
+    }
+
     fn slot(&self, value: Value) -> *mut u8 {
         let slot = usize::from(self.program.slots[usize::from(value)]);
         // SAFETY: `slots` has `slot_count` slots.
@@ -240,6 +276,9 @@ impl<'a> Evaluator<'a> {
             lanes: n.next_multiple_of(LANES),
             single: at + n as u64 <= count,
         };
+        if tile.single && !self.bound.flat {
+            self.cursor = Cursor::new(&self.bound.sizes, tile.at);
+        }
         // SAFETY: the caller's promises, for each step.
         unsafe {
             self.set_scalars(tile);
@@ -408,12 +447,11 @@ impl<'a> Evaluator<'a> {
         let element = if flat {
             form.offset + tile.at as i64
         } else {
-            let cursor = Cursor::new(&self.bound.sizes, tile.at);
             let unit = form.strides.last() == Some(&1);
-            if !unit || cursor.row_rest() < tile.n as u64 {
+            if !unit || self.cursor.row_rest() < tile.n as u64 {
                 return None;
             }
-            cursor.value(form)
+            self.cursor.value(form)
         };
         let base = self.table.base(tile.instance, column);
         Some(base.wrapping_offset(element as isize * dtype.size() as isize))
@@ -427,11 +465,14 @@ impl<'a> Evaluator<'a> {
             {
                 return Arg::tile(at);
             }
-            let constant = bound.form.strides.iter().all(|&stride| stride == 0);
-            if tile.single && constant && !is_half(bound.dtype) {
+            if tile.single
+                && !is_half(bound.dtype)
+                && let Some(element) = self.one_for_all(tile, &bound.form)
+            {
                 let base = self.table.base(tile.instance, bound.column);
-                let at = bound.form.offset as isize * bound.dtype.size() as isize;
-                return Arg::scalar(base.wrapping_offset(at));
+                return Arg::scalar(
+                    base.wrapping_offset(element as isize * bound.dtype.size() as isize),
+                );
             }
         }
         let to = self.landing(value, bound.dtype);
@@ -453,6 +494,17 @@ impl<'a> Evaluator<'a> {
         });
         // SAFETY: the tile has just landed.
         unsafe { self.landed(tile, value, bound.dtype) }
+    }
+
+    /// The element that a form gives for all of a tile in one instance, if it is one: along the row that the tile lies in, say.
+    fn one_for_all(&self, tile: Tile, form: &rows::Form) -> Option<i64> {
+        if form.strides.iter().all(|&stride| stride == 0) {
+            return Some(form.offset);
+        }
+        if form.strides.last() != Some(&0) {
+            return None;
+        }
+        (self.cursor.row_rest() >= tile.n as u64).then(|| self.cursor.value(form))
     }
 
     /// Where elements of a value go as they lie in memory: 16-bit floats are widened on the way to their slot.
@@ -602,6 +654,7 @@ impl<'a> Evaluator<'a> {
     fn goes_around(&self, to: *mut u8, first: Source) -> bool {
         let bytes = self.bound.count * self.program.width as u64;
         self.bound.streams
+            && !self.bound.read_soon
             && bytes >= AROUND_BYTES
             && (to as usize).is_multiple_of(64)
             && !std::ptr::eq(first.at, to)

@@ -365,6 +365,17 @@ impl Program {
             && self.stores.iter().all(|store| Some(store.value.0) == last)
     }
 
+    /// Is it nothing but a load of the value, whose tile has the elements as they are in memory?
+    pub fn only_loads(&self, value: Value) -> bool {
+        let dtype = self.dtypes.get(usize::from(value));
+        let [placed] = &self.ops[..] else {
+            return false;
+        };
+        placed.value == value
+            && matches!(placed.op, Op::Load { load: 0 })
+            && dtype.is_some_and(|&dtype| !is_half(dtype))
+    }
+
     fn form(&mut self, source: FormSource) -> u16 {
         self.forms.push(source);
         self.forms.len() as u16 - 1

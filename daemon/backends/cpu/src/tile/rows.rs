@@ -61,6 +61,14 @@ pub struct Cursor<'a> {
 }
 
 impl<'a> Cursor<'a> {
+    /// At the first element, or where it would be.
+    pub fn begin(sizes: &'a [u64]) -> Cursor<'a> {
+        Cursor {
+            sizes,
+            index: [0; RANK_MAX],
+        }
+    }
+
     /// At the element with row-major number `at`.
     pub fn new(sizes: &'a [u64], mut at: u64) -> Cursor<'a> {
         let mut index = [0; RANK_MAX];
@@ -91,6 +99,11 @@ impl<'a> Cursor<'a> {
             Some(&size) => size - self.index[self.sizes.len() - 1],
             None => 1,
         }
+    }
+
+    /// Indices left along an axis, this one included.
+    pub fn axis_rest(&self, axis: usize) -> u64 {
+        self.sizes[axis] - self.index[axis]
     }
 
     /// Value of a form at the current element.

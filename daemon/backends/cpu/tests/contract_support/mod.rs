@@ -3,11 +3,11 @@
 mod reference;
 mod shapes;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use tensord_cpu::Isa;
 use tensord_cpu::contract::{
-    Binding, Bodies, Contraction, Fill, Finish, LanesMut, Packs, Scratch, Side,
+    Binding, Bodies, Contraction, Fill, Finish, Form, LanesMut, Packs, Scratch, Side,
 };
 use tensord_plan::{BufferId, Contract, Instance, Operand, Params, Plan, Step};
 use tensord_shm::dtype::{DType, Scalar};
@@ -66,6 +66,8 @@ pub struct Launch {
     pub dtype: DType,
     pub plan: Arc<Plan>,
     pub params: Arc<Params>,
+    /// Made by the first run, and kept as a plan's binding keeps it.
+    pub form: OnceLock<Form>,
     pub out: Layout,
     pub computed: Computed,
     pub constant: [bool; 2],
@@ -131,6 +133,9 @@ impl Launch {
             .zip(&mut outs)
             .map(|((instance, tensors), out)| Binding {
                 instance,
+                form: self
+                    .form
+                    .get_or_init(|| Form::new(self.contract(), &self.params)),
                 a: tensors.a_memory.bytes().as_ptr(),
                 b: tensors.b_memory.bytes().as_ptr(),
                 out: out.bytes_mut().as_mut_ptr(),
@@ -352,6 +357,7 @@ impl Launch {
             dtype: self.dtype,
             plan: self.plan.clone(),
             params: self.params.clone(),
+            form: OnceLock::new(),
             out: self.out.clone(),
             computed: self.computed,
             constant: self.constant,
@@ -402,6 +408,20 @@ impl Runner {
     /// Buffers are numbered in order: a is 0, b is 1.
     pub fn forget_b(&mut self) {
         self.packs.forget(BufferId(1));
+    }
+
+    /// The values of b in reverse, in a buffer with the number of the one before.
+    pub fn reverse_b(&mut self) {
+        let size = self.case.dtype.size();
+        for t in &mut self.launch.instances {
+            t.b.reverse();
+            let mut memory = Memory::new(t.b_memory.bytes().len());
+            let elements = t.b_memory.bytes().rchunks_exact(size);
+            for (to, from) in memory.bytes_mut().chunks_exact_mut(size).zip(elements) {
+                to.copy_from_slice(from);
+            }
+            t.b_memory = Arc::new(memory);
+        }
     }
 
     pub fn check(&mut self) {

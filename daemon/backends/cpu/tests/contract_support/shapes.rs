@@ -1,6 +1,6 @@
 //! Random shapes and layouts, and the plans that address them.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use tensord_plan::{
     Access, Body, Buffer, Contract, Guard, Immediate, Instr, PaddedAxis, Params, Plan, Slot, Step,
@@ -457,6 +457,7 @@ pub fn build(case: &Case, computed: Computed) -> Launch {
         dtype: case.dtype,
         plan: Arc::new(plan),
         params: Arc::new(params),
+        form: OnceLock::new(),
         out,
         computed,
         constant: [random.chance(20), random.chance(40)],

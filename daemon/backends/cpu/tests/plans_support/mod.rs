@@ -1,7 +1,9 @@
 //! Runs a plan in the backend and in the naive interpreter, and compares bits.
 
+mod bands;
 pub mod naive;
 pub mod random;
+mod rows;
 
 use std::sync::Arc;
 
@@ -39,6 +41,16 @@ impl Case {
             immediates: builder.immediates,
             index_inputs: builder.index_inputs,
         })
+    }
+
+    /// A plan whose immediates are all f32.
+    pub fn of(plan: Plan, params: Arc<Params>) -> Case {
+        Case {
+            immediates: vec![DType::F32; plan.immediates as usize],
+            plan: Arc::new(plan),
+            params,
+            index_inputs: Vec::new(),
+        }
     }
 
     pub fn values(&self, seed: u64) -> Values {

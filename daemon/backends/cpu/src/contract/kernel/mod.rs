@@ -39,8 +39,10 @@ pub(super) struct Tile<C> {
     pub b_step: isize,
     /// Elements from one panel to the next.
     pub b_panel: isize,
-    /// Where the results of the kernel's rows go: `panels * nr` adjacent elements each.
+    /// Where the results of the kernel's rows go: `panels * nr` adjacent elements each, from `c_at` on.
     pub c: *const *mut C,
+    /// Elements from each of `c` to the results.
+    pub c_at: usize,
     /// Add to what is there, instead of replacing it.
     pub add: bool,
 }
@@ -50,7 +52,7 @@ pub(super) struct Tile<C> {
 /// # Safety
 /// Of a `Tile`: `a` and `c` point to as many pointers as the kernel has rows; each row is readable at `k` places `a_step` apart;
 /// each panel, `b + p * b_panel`, is readable at `k` places `b_step` apart for `nr` elements; each `c` is writable for
-/// `panels * nr` elements (and readable if `add`), and overlaps neither another nor what is read. The processor has
+/// `panels * nr` elements from `c_at` on (and readable if `add`), and overlaps neither another nor what is read. The processor has
 /// the instructions that the kernel was chosen for.
 pub(super) type Kernel<C> = unsafe fn(&Tile<C>);
 

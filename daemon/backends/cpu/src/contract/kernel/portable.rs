@@ -34,7 +34,7 @@ unsafe fn tile<C: Compute, const MR: usize, const NR: usize>(t: &Tile<C>) {
         for (lane, sum) in sums.into_iter().enumerate() {
             // SAFETY: NR elements of each `c` may be written, and read if `add`.
             unsafe {
-                let place = out.add(lane);
+                let place = out.add(t.c_at + lane);
                 *place = if t.add { C::sum(*place, sum) } else { sum };
             }
         }

@@ -55,7 +55,7 @@ macro_rules! microkernel {
                 for (v, sum) in sums.into_iter().enumerate() {
                     // SAFETY: V vectors of each `c` may be written, and read if `add`.
                     unsafe {
-                        let place = out.add(v * $lanes);
+                        let place = out.add(t.c_at + v * $lanes);
                         $store(place, if t.add { $sum($load(place), sum) } else { sum });
                     }
                 }

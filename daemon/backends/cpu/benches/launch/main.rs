@@ -1,8 +1,8 @@
 //! What a launch costs: chains of elementwise operations, single ones, sums, batches of small instances, and large chains
 //! beside a copy of the same memory. Prints one line each, best and middle of many repetitions.
 //!
-//! Arguments are parts of the names of the cases to run (all without any), and `--cpu LEVEL` forces a level. Times of small
-//! launches are means over a series, because reading the clock costs as much as the smallest of them.
+//! Arguments are parts of the names of the cases to run (all without any), `--cpu LEVEL` forces a level, and `--threads N` says how many
+//! threads large launches run on. Times of small launches are means over a series, because reading the clock costs as much as the smallest of them.
 
 use std::hint::black_box;
 use std::sync::Arc;
@@ -15,6 +15,8 @@ use tensord_plan::{
 };
 use tensord_shm::dtype::{DType, Scalar};
 use tensord_shm::op::{Elementwise, Reduction};
+
+mod rows;
 
 /// Time for one case.
 const CASE: Duration = Duration::from_millis(200);
@@ -152,6 +154,14 @@ fn measure(mut series: impl FnMut(usize) -> Duration) -> Times {
     }
 }
 
+/// Values between -4 and 4: memory that nobody wrote would be one page, read again and again.
+fn fill(to: &mut [u8], dtype: DType) {
+    for (k, to) in to.chunks_mut(dtype.size()).enumerate() {
+        let value = (k * 37 % 1021) as f64 / 128.0 - 4.0;
+        to.copy_from_slice(&Scalar::from_f64(value, dtype).0.to_le_bytes()[..dtype.size()]);
+    }
+}
+
 /// One launch of `instances`, from the call until its completion is collected, without what its instances cost the caller.
 fn time(backend: &mut CpuBackend, plan: &Plan, params: &Arc<Params>, instances: usize) -> Times {
     let plan = Arc::new(plan.clone());
@@ -161,7 +171,12 @@ fn time(backend: &mut CpuBackend, plan: &Plan, params: &Arc<Params>, instances: 
         constant: false,
     };
     let dtype = plan.outputs[0].0;
-    let mut make = |bytes: u64| operand(backend.alloc(bytes).unwrap());
+    let mut make = |bytes: u64| {
+        let buffer = backend.alloc(bytes).unwrap();
+        let fill = &mut |_: u64, to: &mut [u8]| fill(to, dtype);
+        backend.write(buffer, 0, bytes, fill).unwrap();
+        operand(buffer)
+    };
     let all: Vec<Instance> = (0..instances)
         .map(|_| Instance {
             params: params.clone(),
@@ -349,13 +364,16 @@ fn main() {
         .skip(1)
         .filter(|arg| arg != "--bench")
         .collect();
-    let level = wanted.iter().position(|arg| arg == "--cpu").map(|at| {
-        let level = wanted.remove(at + 1);
+    let mut option = |name: &str| {
+        let at = wanted.iter().position(|arg| arg == name)?;
         wanted.remove(at);
-        level.parse().expect("a level of vector instructions")
-    });
+        Some(wanted.remove(at))
+    };
+    let level = option("--cpu").map(|level| level.parse().expect("a level of vector instructions"));
+    let threads = option("--threads").map_or(0, |count| count.parse().expect("a number"));
     let config = CpuConfig {
         isa: level,
+        threads,
         inline_ns_max: Some(u64::MAX),
         ..CpuConfig::default()
     };
@@ -364,6 +382,7 @@ fn main() {
     let mut bench = Bench { wanted, backend };
     bench.chains();
     bench.sums();
+    bench.rows();
     bench.blocks();
     if bench.wants("over 16 M") {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
