@@ -27,6 +27,7 @@ use tensord_shm::staging::StagingMap;
 
 use crate::clock::{Clock, Monotonic};
 use crate::config::Config;
+use crate::courtesy::Courtesy;
 use crate::link::{
     EngineOrder, EngineReport, FromEngine, Link, Refused, SessionRecord, ToEngine, Totals,
 };
@@ -196,8 +197,6 @@ pub type MakeEngine = fn(&EngineStart) -> Result<Box<dyn EngineCore>, String>;
 
 /// How often a busy engine's process looks at its links and doorbells.
 const LOOK_EVERY_NS: u64 = 50_000;
-/// How often a busy engine's thread yields, so that clients on its core come to run.
-const YIELD_EVERY_NS: u64 = 500_000;
 /// The poll's clock counts milliseconds: an engine with a nearer deadline stays awake.
 const SLEEP_LEAST: Duration = Duration::from_millis(1);
 
@@ -227,7 +226,7 @@ pub fn run(make: MakeEngine) -> anyhow::Result<()> {
         resync: None,
         clock: Monotonic::default(),
         idle_since_ns: None,
-        yielded_ns: 0,
+        courtesy: Courtesy::default(),
         hoped: false,
         drain: Drain::No,
     };
@@ -274,7 +273,7 @@ struct Shell {
     resync: Option<HashSet<u64>>,
     clock: Monotonic,
     idle_since_ns: Option<u64>,
-    yielded_ns: u64,
+    courtesy: Courtesy,
     /// Did the last idle tick end because news were seen?
     hoped: bool,
     drain: Drain,
@@ -646,7 +645,8 @@ impl Shell {
                 }
                 Progress::Idle => {
                     let idle_ns = now_ns - *self.idle_since_ns.get_or_insert(now_ns);
-                    if idle_ns >= u64::from(self.config.engine.park_us) * 1000 {
+                    let park_ns = u64::from(self.config.engine.park_us) * 1000;
+                    if idle_ns >= self.courtesy.patience_ns(park_ns, now_ns) {
                         let deadline = engine.next_deadline();
                         if deadline.is_none_or(|deadline| deadline >= SLEEP_LEAST)
                             && engine.prepare_park()
@@ -665,10 +665,8 @@ impl Shell {
                     self.hoped = false;
                 }
             }
-            if progress == Progress::Idle || now_ns - self.yielded_ns >= YIELD_EVERY_NS {
-                std::thread::yield_now();
-                self.yielded_ns = now_ns;
-            }
+            self.courtesy
+                .pause(progress == Progress::Idle, now_ns, &self.clock);
             if now_ns - start_ns >= LOOK_EVERY_NS {
                 return Some(Duration::ZERO);
             }

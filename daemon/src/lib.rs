@@ -5,6 +5,7 @@ pub mod broker;
 pub mod clock;
 pub mod complete;
 pub mod config;
+pub mod courtesy;
 pub mod dispatch;
 pub mod engine;
 pub mod engine_process;
