@@ -109,6 +109,14 @@ impl Guard {
         watched.map_or(INSTANCES_MAX, |w| w.try_next.unwrap_or(w.most))
     }
 
+    /// Nanoseconds that each further instance of this plan and cost saves by sharing a launch; `None` as long as too little is known.
+    pub fn saving_ns(&self, plan: &Arc<Plan>, cost: u64) -> Option<u64> {
+        let watched = self.plans.get(&key(plan, cost))?;
+        let alone = watched.rates[0].value()?;
+        let shared = watched.rates[1..].iter().filter_map(Rate::value).min()?;
+        Some(alone.saturating_sub(shared).saturating_mul(cost) / 1024)
+    }
+
     /// A launch is over: the costs of its instances by estimate, first one first, and what they took.
     pub fn ran(&mut self, plan: &Arc<Plan>, costs: &[u64], busy_ns: u64) {
         let (instances, sum) = (costs.len(), costs.iter().sum::<u64>());
@@ -234,6 +242,23 @@ mod tests {
         let disturbed = |launch, n| 1_000 * n * if launch % 5 < 2 { 30 } else { 1 };
         serve(&mut guard, &plan, (10_000, 16), disturbed);
         assert_eq!(guard.most(&plan, COST), INSTANCES_MAX);
+    }
+
+    #[test]
+    fn what_sharing_saves_is_known_once_both_ways_were_tried() {
+        let (mut guard, plan) = (Guard::default(), Arc::default());
+        let gains = |_, n| 5_000 + 1_000 * n;
+        assert_eq!(guard.saving_ns(&plan, COST), None);
+        serve(&mut guard, &plan, (TRY_FIRST as usize, 16), gains);
+        assert_eq!(guard.saving_ns(&plan, COST), None, "nothing ran alone yet");
+        serve(&mut guard, &plan, (10_000, 16), gains);
+        let saving_ns = guard.saving_ns(&plan, COST).expect("both are known");
+        // Alone 6,000 and an engine's work for a launch; of sixteen each has a sixteenth of both overheads.
+        let exact = (5_000 + LAUNCH_NS) * 15 / 16;
+        assert!(
+            saving_ns.abs_diff(exact) < 50,
+            "{saving_ns} and not {exact}"
+        );
     }
 
     #[test]

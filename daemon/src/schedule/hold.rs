@@ -1,7 +1,7 @@
 //! Whether ready work waits a moment for partners that run the same plan.
 //!
 //! A device with room never waits for what may not come: work is held only when, a moment ago, more sessions ran this same plan than
-//! are ready now, and never longer than the plan's patience. Patience grows where waiting brought partners and halves
+//! are ready now, never longer than the plan's patience, and never longer than those who are missing would save. Patience grows where waiting brought partners and halves
 //! where it did not (additive increase, multiplicative decrease, as Clipper sets its batch sizes).
 
 use std::sync::Arc;
@@ -42,34 +42,47 @@ impl Default for Holds {
     }
 }
 
+/// What partners are worth.
+#[derive(Clone, Copy, Debug)]
+pub struct Worth {
+    /// So many may run together.
+    pub most: usize,
+    /// What each saves, where that is known.
+    pub saving_ns: Option<u64>,
+}
+
 fn key(plan: &Arc<Plan>) -> usize {
     Arc::as_ptr(plan) as usize
 }
 
 impl Holds {
-    /// Until when the group, to which at most `most` belong, should wait; `None` to run it now.
+    /// Until when the group should wait; `None` to run it now.
     pub fn until(
         &mut self,
         candidates: &[Candidate],
         group: &[usize],
-        most: usize,
+        partners: Worth,
         now_ns: u64,
     ) -> Option<u64> {
         let first = &candidates[*group.first()?];
         if !first.batch || self.hold_ns_max == 0 {
             return None;
         }
-        let (_, partners) = self.plans.get(&key(&first.plan))?;
-        let expected = partners
+        let (_, known) = self.plans.get(&key(&first.plan))?;
+        let expected = known
             .last_run_ns
             .values()
             .filter(|&&ran| now_ns.saturating_sub(ran) < MEMORY_NS)
             .count();
-        if group.len() >= expected.min(most) {
+        let missing = expected.min(partners.most).saturating_sub(group.len());
+        if missing == 0 {
             return None;
         }
         let oldest = group.iter().map(|&k| candidates[k].ready_ns).min()?;
-        let until = oldest + partners.patience_ns.min(self.hold_ns_max);
+        let worth_ns = partners
+            .saving_ns
+            .map_or(u64::MAX, |each| each.saturating_mul(missing as u64));
+        let until = oldest + known.patience_ns.min(self.hold_ns_max).min(worth_ns);
         (now_ns < until).then_some(until)
     }
 
@@ -116,6 +129,11 @@ mod tests {
     use crate::engine_process::TenantId;
     use crate::schedule::INSTANCES_MAX;
 
+    const MANY: Worth = Worth {
+        most: INSTANCES_MAX,
+        saving_ns: None,
+    };
+
     fn candidates(count: u64, plan: &Arc<Plan>, ready_ns: u64) -> Vec<Candidate> {
         let candidate = |session| Candidate {
             tenant: TenantId(0),
@@ -134,9 +152,9 @@ mod tests {
         let plan = Arc::default();
         let alone = candidates(1, &plan, 1000);
         let mut holds = Holds::default();
-        assert_eq!(holds.until(&alone, &[0], INSTANCES_MAX, 1000), None);
+        assert_eq!(holds.until(&alone, &[0], MANY, 1000), None);
         holds.launched(&alone, &[0], 1000);
-        assert_eq!(holds.until(&alone, &[0], INSTANCES_MAX, 2000), None);
+        assert_eq!(holds.until(&alone, &[0], MANY, 2000), None);
     }
 
     #[test]
@@ -146,14 +164,35 @@ mod tests {
         let mut holds = Holds::default();
         holds.launched(&all, &[0, 1, 2, 3], 10);
         let until = holds
-            .until(&all, &[0, 1], INSTANCES_MAX, 10)
+            .until(&all, &[0, 1], MANY, 10)
             .expect("two more are expected");
-        assert_eq!(holds.until(&all, &[0, 1, 2, 3], INSTANCES_MAX, 10), None);
-        assert_eq!(holds.until(&all, &[0, 1], INSTANCES_MAX, until), None);
+        assert_eq!(holds.until(&all, &[0, 1, 2, 3], MANY, 10), None);
+        assert_eq!(holds.until(&all, &[0, 1], MANY, until), None);
         assert_eq!(
-            holds.until(&all, &[0, 1], INSTANCES_MAX, MEMORY_NS + 20),
+            holds.until(&all, &[0, 1], MANY, MEMORY_NS + 20),
             None,
             "partners are forgotten"
+        );
+    }
+
+    #[test]
+    fn nobody_waits_longer_than_who_is_missing_would_save() {
+        let plan = Arc::default();
+        let all = candidates(4, &plan, 100);
+        let mut holds = Holds::default();
+        holds.launched(&all, &[0, 1, 2, 3], 100);
+        let worth = |saving_ns| Worth {
+            saving_ns: Some(saving_ns),
+            ..MANY
+        };
+        assert_eq!(holds.until(&all, &[0, 1], worth(300), 100), Some(700));
+        assert_eq!(holds.until(&all, &[0, 1, 2], worth(300), 100), Some(400));
+        assert_eq!(holds.until(&all, &[0, 1], worth(0), 100), None);
+        let two = Worth { most: 2, ..MANY };
+        assert_eq!(
+            holds.until(&all, &[0, 1], two, 100),
+            None,
+            "no room for more"
         );
     }
 
@@ -164,12 +203,12 @@ mod tests {
         let mut holds = Holds::default();
         holds.launched(&all, &[0, 1], 1);
         let before = holds
-            .until(&all, &[0], INSTANCES_MAX, 1)
+            .until(&all, &[0], MANY, 1)
             .expect("a partner is expected");
         holds.launched(&all, &[0], before);
         let late = candidates(1, &plan, before);
         let after = holds
-            .until(&late, &[0], INSTANCES_MAX, before)
+            .until(&late, &[0], MANY, before)
             .expect("still expected");
         assert!(after - before < before, "{before} then {after}");
     }

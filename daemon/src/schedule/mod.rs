@@ -97,11 +97,11 @@ impl Scheduler {
         let mut open: Vec<usize> = (0..candidates.len()).collect();
         while let Some(first) = self.turn.next(candidates, &open) {
             let chosen = &candidates[first];
-            let most = self.most(chosen);
+            let partners = self.worth(chosen);
             let mut group = vec![first];
             let partner = |&k: &usize| k != first && self.may_join(chosen, &candidates[k]);
-            group.extend(open.iter().copied().filter(partner).take(most - 1));
-            match self.hold.until(candidates, &group, most, now_ns) {
+            group.extend(open.iter().copied().filter(partner).take(partners.most - 1));
+            match self.hold.until(candidates, &group, partners, now_ns) {
                 None => return Decision::Launch(group),
                 Some(until_ns) => {
                     earliest = earliest.min(until_ns);
@@ -112,12 +112,17 @@ impl Scheduler {
         Decision::Hold { until_ns: earliest }
     }
 
-    fn most(&self, first: &Candidate) -> usize {
-        match &self.guard {
-            _ if !first.batch => 1,
-            Some(guard) => guard.most(&first.plan, first.cost),
-            None => INSTANCES_MAX,
-        }
+    /// What those are worth who may run together with this one.
+    fn worth(&self, first: &Candidate) -> hold::Worth {
+        let (most, saving_ns) = match &self.guard {
+            _ if !first.batch => (1, None),
+            Some(guard) => (
+                guard.most(&first.plan, first.cost),
+                guard.saving_ns(&first.plan, first.cost),
+            ),
+            None => (INSTANCES_MAX, None),
+        };
+        hold::Worth { most, saving_ns }
     }
 
     fn may_join(&self, first: &Candidate, other: &Candidate) -> bool {
