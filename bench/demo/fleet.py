@@ -120,13 +120,15 @@ def finish(clients, timeout_s=60.0):
 class Daemon:
     """A private tensord on a socket of its own."""
 
-    def __init__(self, folder, binary):
+    def __init__(self, folder, binary, config=""):
         self.socket = str(Path(folder) / "tensord.sock")
+        settings = Path(folder) / "tensord.toml"
+        settings.write_text(config)
         self._log = Path(folder) / "tensord.log"
         self._binary = binary
         with open(self._log, "wb") as log:
             self.process = subprocess.Popen(
-                [str(binary), "--socket", self.socket],
+                [str(binary), "--socket", self.socket, "--config", str(settings)],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, preexec_fn=_die_with_parent,
             )
         self._wait_accepting()

@@ -32,6 +32,7 @@ FIGURE = re.compile(r"^figure: (.+): (.+) \((.+)\)$", re.M)
 
 IDLE_SESSIONS, IDLE_SECONDS = 100, 20.0
 MANY_SESSIONS = 1000
+BESIDE_RUNS = 3
 
 
 class Unmeasured(Exception):
@@ -268,6 +269,25 @@ def demo_lines(result):
         )
 
 
+def group_beside():
+    """What `make bench` measures beside peers, where it says what is wanted."""
+    command = f"make bench BENCH_ARGS='--runs {BESIDE_RUNS}'"
+    with tempfile.TemporaryDirectory(prefix="tensord-figures-") as folder:
+        output_of([sys.executable, ROOT / "bench/suite/main.py", "--runs", BESIDE_RUNS, "--into", folder])
+        cases = json.loads((Path(folder) / "results.json").read_text())["cases"]
+    products = []
+    for figure in (figure for case in cases.values() for figure in case):
+        for wanted in figure.get("wanted", []):
+            if figure["name"].startswith("product "):
+                products.append(wanted)
+            elif wanted["reached"] is not None:
+                text = f"{wanted['reached']:.3g} ({figure['median']:.3g} {figure['unit']}; {wanted['text']})"
+                show(figure["name"], text, command, wanted["holds"])
+    holding = sum(wanted["holds"] for wanted in products)
+    text = f"{holding} of {len(products)} sizes at least as fast as gemm"
+    show("products with a packed constant", text, command, holding == len(products))
+
+
 GROUPS = {
     "sessions": group_sessions,
     "chain": group_chain,
@@ -276,6 +296,7 @@ GROUPS = {
     "kernels": group_kernels,
     "demo": group_demo,
     "emulated": group_emulated,
+    "beside": group_beside,
 }
 
 

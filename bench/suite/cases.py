@@ -33,10 +33,10 @@ class Suite:
     notes: list[str] = field(default_factory=list)
 
     @contextmanager
-    def daemon(self, binary=programs.RELEASE / "tensord"):
+    def daemon(self, binary=programs.RELEASE / "tensord", config=""):
         """A private daemon; gives its socket."""
         with TemporaryDirectory(prefix="tensord-bench-") as folder:
-            running = Daemon(folder, binary)
+            running = Daemon(folder, binary, config)
             try:
                 yield running.socket
             finally:
@@ -155,6 +155,24 @@ def waiting(suite):
                     yield Figure(f"{name}, slowest client's share", "of an equal share", True, shares, wanted=wanted)
 
 
+def merging(suite):
+    """Work that may share launches, beside launches of its own, and beside sharing that nobody measures."""
+    always = '[engine]\nmerge = "always"\n'
+    with suite.daemon() as measured, suite.daemon(config=always) as unmeasured:
+        lines = {measured: {}, unmeasured: {}}
+        for _ in range(suite.runs):
+            for socket, found in lines.items():
+                for name, line in programs.tensorctl_bench(socket, "merging", 1, suite.run_s).items():
+                    found.setdefault(name, []).append(line)
+    for name, ours in lines[measured].items():
+        alone = ours[0]["limit"]["name"]
+        peers = {
+            alone: [line["limit"]["median"] for line in ours],
+            "sharing as much as can be": [line["median"] for line in lines[unmeasured][name]],
+        }
+        yield Figure(f"sharing launches: {name}", ours[0]["unit"], True, [line["median"] for line in ours], peers, [Wanted(0.95, alone)])
+
+
 def silero(suite):
     """Many processes that listen, each to a stream of its own."""
     rates = {}
@@ -263,6 +281,7 @@ CASES = {
     "memory": memory,
     "product": product,
     "waiting": waiting,
+    "merging": merging,
     "silero": silero,
     "policy": policy,
     "safety": safety,
