@@ -85,7 +85,7 @@ demo: build $(DONE)/demo ## The main job on real recordings (WAV=folder, SECONDS
 test: build $(DONE)/test $(DONE)/demo ## Everything that must hold, with a summary at the end
 	$(VENV)/bin/python .ci/suites.py
 
-figures: build $(DONE)/demo ## Measures each figure that the documentation states
+figures: build $(DONE)/demo $(DONE)/bench ## Measures each figure that the documentation states
 	$(VENV)/bin/python bench/figures/main.py
 
 bench: build $(DONE)/demo $(DONE)/bench $(if $(filter all,$(PEERS)),$(DONE)/bench-all) ## Benchmarks beside peers (PEERS=all: PyTorch too, BENCH_ARGS=)

@@ -110,6 +110,15 @@ def suite_clippy():
     return run(command, count_one)
 
 
+def suite_peers():
+    if not cargo_has("clippy"):
+        return Counts(skipped=1, why="no clippy: rustup component add clippy")
+    # A workspace of its own. Without iceoryx2, which takes longer to build than everything else together.
+    manifest = ["--locked", "--manifest-path", "bench/peers/Cargo.toml", "--no-default-features"]
+    environment = {"CARGO_TARGET_DIR": str(TARGET / "peers")}
+    return run([CARGO, "clippy", "--release", *manifest, "--", "-D", "warnings"], count_one, env=environment)
+
+
 def suite_rust():
     return run([CARGO, "test", "--release", "--workspace", *NO_RUST_TESTS, "--no-fail-fast"], count_cargo)
 
@@ -197,6 +206,7 @@ def provide_programs():
 SUITES = {
     "format": suite_format,
     "clippy": suite_clippy,
+    "peers": suite_peers,
     "rust": suite_rust,
     "loom": suite_loom,
     "python": suite_python,

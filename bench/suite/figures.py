@@ -82,8 +82,18 @@ class Figure:
             "peers": {
                 name: {"median": median(runs), "runs": runs, "ratio": self.ratio(name)} for name, runs in self.peers.items()
             },
-            "wanted": [{"text": text, "reached": reached, "holds": holds} for text, reached, holds in self.verdicts()],
+            "wanted": [
+                {"text": text, "reached": reached, "holds": holds, "bound": wanted.bound, "of": wanted.of}
+                for wanted, (text, reached, holds) in zip(self.wanted, self.verdicts())
+            ],
         }
+
+    @classmethod
+    def of_json(cls, told):
+        """The figure of which `json` told."""
+        peers = {name: peer["runs"] for name, peer in told["peers"].items()}
+        wanted = [Wanted(one["bound"], one["of"]) for one in told["wanted"]]
+        return cls(told["name"], told["unit"], told["more_is_better"], told["runs"], peers, wanted)
 
 
 def of_seconds(seconds, work):

@@ -36,6 +36,10 @@ class Library:
         """The chain with its result left where the library has it."""
         return self.chain(count, length)
 
+    def rows_left_there(self, kind, side):
+        """Rows with their result left where the library has it."""
+        return self.rows(kind, side)
+
 
 class Numpy(Library):
     """NumPy, operation by operation."""
@@ -188,18 +192,22 @@ class Tensord:
             for _ in range(length // 2):
                 y = y * scale
                 y = y + shift
-            if read_back:
-                return xp.asnumpy(y)
-            xp.synchronize()
-            return y
+            return self._given(y, read_back)
 
         return run
+
+    def _given(self, result, read_back):
+        """The value on the host, or the array once it is there."""
+        if read_back:
+            return self.xp.asnumpy(result)
+        self.xp.synchronize()
+        return result
 
     def chain_left_there(self, count, length):
         """The chain with its result left in the daemon, where the next operation finds it."""
         return self.chain(count, length, read_back=False)
 
-    def rows(self, kind, side):
+    def rows(self, kind, side, read_back=True):
         xp = self.xp
         x = xp.asarray(square(side))
 
@@ -212,7 +220,11 @@ class Tensord:
             return centred / xp.sqrt(xp.mean(centred * centred, axis=1, keepdims=True) + float(EPSILON))
 
         functions = {"sum": lambda: xp.sum(x), "mean": lambda: xp.mean(x, axis=1), "softmax": softmax, "layer norm": layer_norm}
-        return lambda: xp.asnumpy(functions[kind]())
+        return lambda: self._given(functions[kind](), read_back)
+
+    def rows_left_there(self, kind, side):
+        """Rows with their result left in the daemon."""
+        return self.rows(kind, side, read_back=False)
 
     def capsule(self):
         """`out[b, o, y, x, i, k] = sum over c, u, v, j of pose[b, c, y', x', i, j] * weight[c, o, u, v, j, k]`."""

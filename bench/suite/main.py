@@ -3,6 +3,8 @@
 Each figure stands beside a peer's, or a physical limit, which took turns with it. Writes `bench/results.json`, `bench/table.md` and the pictures
 under `bench/plots/`, and prints each figure as it comes. Exit status 1 where something could not be measured.
 
+Where some cases are named, the figures of the others are those of the run before, if it was on this machine.
+
 PyTorch (5 GB) runs where it is installed: `make bench PEERS=all` installs it.
 """
 
@@ -20,6 +22,7 @@ HERE = Path(__file__).resolve().parent
 BENCH = HERE.parent
 sys.path[:0] = [str(BENCH / "demo"), str(BENCH / "figures"), str(HERE)]
 
+import figures  # noqa: E402
 import machine  # noqa: E402
 import programs  # noqa: E402
 import report  # noqa: E402
@@ -66,14 +69,14 @@ def measure(suite, names):
     """All figures of the cases, by case, each printed as it comes; and whether all could be measured."""
     results, complete = {}, True
     for number, name in enumerate(names, 1):
-        figures = results.setdefault(name, [])
+        found = results.setdefault(name, [])
         suite.progress = lambda text, number=number: progress(f"{number} of {len(names)}: {text}")
         suite.progress(name)
         try:
             for figure in CASES[name](suite):
                 progress("")
                 print(figure.line(), flush=True)
-                figures.append(figure)
+                found.append(figure)
                 suite.progress(name)
         except (programs.ProgramError, WorkerError, FleetError, AssetError) as error:
             complete = False
@@ -81,6 +84,22 @@ def measure(suite, names):
             print(f"FAIL   {name}: {error}", flush=True)
     progress("")
     return results, complete
+
+
+def figure_of(told):
+    """A figure of an earlier run."""
+    return stages.Profile(told) if "parts" in told else figures.Figure.of_json(told)
+
+
+def kept(path, machine):
+    """The cases of the run before, if it was on this machine and wrote what this suite writes."""
+    try:
+        before = json.loads(path.read_text())
+        if before["machine"] != machine:
+            return {}
+        return {name: [figure_of(told) for told in case] for name, case in before["cases"].items()}
+    except (OSError, ValueError, KeyError):
+        return {}
 
 
 def main():
@@ -104,17 +123,19 @@ def main():
         "peers": ", ".join(peer_versions()),
     }
     print(f"on {about['machine']}; {about['peers']}", flush=True)
+    before = kept(arguments.into / "results.json", about["machine"]) if arguments.cases else {}
     results, complete = measure(suite, names)
-    measured = [figure for case in results.values() for figure in case]
+    results = {**before, **results}
+    measured = [figure for name in CASES for figure in results.get(name, [])]
     profiles = [figure for figure in measured if isinstance(figure, stages.Profile)]
-    figures = [figure for figure in measured if not isinstance(figure, stages.Profile)]
+    plain = [figure for figure in measured if not isinstance(figure, stages.Profile)]
     plots = arguments.into / "plots"
     plots.mkdir(parents=True, exist_ok=True)
-    by_case = {name: [figure.json() for figure in case] for name, case in results.items()}
+    by_case = {name: [figure.json() for figure in results[name]] for name in CASES if name in results}
     (arguments.into / "results.json").write_text(json.dumps({**about, "cases": by_case}, indent=1) + "\n")
-    (arguments.into / "table.md").write_text(report.markdown(figures, about) + stages.markdown(profiles, about))
-    report.overview(figures, plots / "overview.svg")
-    report.grid(figures, plots / "products.svg")
+    (arguments.into / "table.md").write_text(report.markdown(plain, about) + stages.markdown(profiles, about))
+    report.overview(plain, plots / "overview.svg")
+    report.grid(plain, plots / "products.svg")
     stages.picture(profiles, plots / "stages.svg")
     print(f"\nwrote {arguments.into}/results.json, table.md and plots/")
     sys.exit(0 if complete else 1)

@@ -1,5 +1,6 @@
 """The report says what was measured, and does not call short what was not run."""
 
+import json
 import sys
 from pathlib import Path
 
@@ -50,6 +51,11 @@ def test_products_are_one_row_of_the_table():
     ]
     text = report.markdown(figures, {"machine": "m", "date": "d", "runs": 1, "peers": ""})
     assert "2 sizes" in text and "from 0.50 (1x64x64) to 1.50 (8x64x64)" in text and "1 of 2 hold" in text
+
+
+def test_a_figure_comes_back_from_what_was_written():
+    figure = Figure("x", "us", False, [3.0, 4.0], {"numpy": [2.0, 5.0]}, [Wanted(1, "numpy"), Wanted(9), Wanted(1, "torch")])
+    assert Figure.of_json(json.loads(json.dumps(figure.json()))) == figure
 
 
 def test_the_slowest_client_is_held_against_an_equal_share():

@@ -16,6 +16,7 @@ use tensord_plan::{
 use tensord_shm::dtype::{DType, Scalar};
 use tensord_shm::op::{Elementwise, Reduction};
 
+mod products;
 mod rows;
 
 /// Time for one case.
@@ -162,9 +163,40 @@ fn fill(to: &mut [u8], dtype: DType) {
     }
 }
 
+/// Launches of these instances, from the call until the completion is collected, without what the instances cost the caller.
+fn launches(backend: &mut CpuBackend, plan: &Plan, all: &[Instance]) -> Times {
+    let plan = Arc::new(plan.clone());
+    let mut done = Vec::new();
+    // A launch takes its instances over; what making and dropping them costs is taken off again.
+    let own = measure(|count| {
+        let begin = Instant::now();
+        (0..count).for_each(|_| drop(black_box(all.to_vec())));
+        begin.elapsed()
+    });
+    let times = measure(|count| {
+        let begin = Instant::now();
+        for _ in 0..count {
+            backend
+                .launch(Launch {
+                    id: LaunchId(0),
+                    plan: plan.clone(),
+                    instances: black_box(all.to_vec()),
+                })
+                .unwrap();
+            backend.wait(&mut done);
+            black_box(&done).len();
+            done.clear();
+        }
+        begin.elapsed()
+    });
+    Times {
+        best: times.best - own.best,
+        middle: times.middle - own.middle,
+    }
+}
+
 /// One launch of `instances`, from the call until its completion is collected, without what its instances cost the caller.
 fn time(backend: &mut CpuBackend, plan: &Plan, params: &Arc<Params>, instances: usize) -> Times {
-    let plan = Arc::new(plan.clone());
     let operand = |buffer| Operand {
         buffer,
         offset: 0,
@@ -185,33 +217,7 @@ fn time(backend: &mut CpuBackend, plan: &Plan, params: &Arc<Params>, instances: 
             outputs: params.output_bytes().iter().map(|&b| make(b)).collect(),
         })
         .collect();
-    let mut done = Vec::new();
-    // A launch takes its instances over; what making and dropping them costs is taken off again.
-    let own = measure(|count| {
-        let begin = Instant::now();
-        (0..count).for_each(|_| drop(black_box(all.clone())));
-        begin.elapsed()
-    });
-    let times = measure(|count| {
-        let begin = Instant::now();
-        for _ in 0..count {
-            backend
-                .launch(Launch {
-                    id: LaunchId(0),
-                    plan: plan.clone(),
-                    instances: black_box(all.clone()),
-                })
-                .unwrap();
-            backend.wait(&mut done);
-            black_box(&done).len();
-            done.clear();
-        }
-        begin.elapsed()
-    });
-    let times = Times {
-        best: times.best - own.best,
-        middle: times.middle - own.middle,
-    };
+    let times = launches(backend, plan, &all);
     for operand in all.iter().flat_map(|i| i.inputs.iter().chain(&i.outputs)) {
         backend.free(operand.buffer);
     }
@@ -233,7 +239,11 @@ impl Bench {
         if !self.wants(name) {
             return;
         }
-        let Times { best, middle } = time(&mut self.backend, plan, params, instances);
+        let times = time(&mut self.backend, plan, params, instances);
+        self.show(name, plan, instances, &times);
+    }
+
+    fn show(&self, name: &str, plan: &Plan, instances: usize, &Times { best, middle }: &Times) {
         let one = f64::from(plan.operations.max(1)) * instances as f64;
         println!(
             "{name}: {best:.0} ns a launch (middle {middle:.0}), {:.1} ns ({:.1}) an operation",
@@ -383,6 +393,7 @@ fn main() {
     bench.chains();
     bench.sums();
     bench.rows();
+    bench.products();
     bench.blocks();
     if bench.wants("over 16 M") {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);

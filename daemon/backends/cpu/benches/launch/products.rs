@@ -1,0 +1,107 @@
+//! Rows of many instances times one constant: does it matter whether they lie together?
+
+use std::sync::Arc;
+
+use tensord_plan::{
+    Backend, Body, Buffer, Contract, Instance, Instr, Operand, Params, Plan, Slot, Step, Store,
+    ValueId,
+};
+use tensord_shm::dtype::DType;
+
+use super::{Bench, access, fill, launches};
+
+const DTYPE: DType = DType::F32;
+
+/// Slots: m, n, k, 0, strides of a (m, k), of b (n, k), of the result (m, n), elements.
+fn product() -> Plan {
+    let load = |buffer, strides| Body {
+        loads: vec![access(buffer, DTYPE, 3, strides)],
+        instrs: vec![Instr::Load(0)],
+    };
+    Plan {
+        steps: vec![Step::Contract(Box::new(Contract {
+            sizes: Slot(0),
+            batch: 0,
+            m: 1,
+            n: 1,
+            k: 1,
+            dtype: DTYPE,
+            a: load(Buffer::Input(0), 4),
+            b: load(Buffer::Input(1), 6),
+            epilogue: Body {
+                loads: vec![],
+                instrs: vec![Instr::Reduced { dtype: DTYPE }],
+            },
+            stores: vec![Store {
+                value: ValueId(0),
+                access: access(Buffer::Output(0), DTYPE, 3, 8),
+            }],
+        }))],
+        inputs: vec![DTYPE; 2],
+        outputs: vec![(DTYPE, Slot(10))],
+        slots: 11,
+        operations: 1,
+        ..Plan::default()
+    }
+}
+
+impl Bench {
+    /// 32 rows as 32 instances, each with buffers of its own or all in one, and as one instance.
+    pub fn products(&mut self) {
+        for (k, n) in [(64u64, 128u64), (512, 512)] {
+            for (rows, instances, together) in
+                [(1u64, 32usize, false), (1, 32, true), (32, 1, true)]
+            {
+                let what = match (instances, together) {
+                    (1, _) => "one instance",
+                    (_, true) => "32 instances together",
+                    (_, false) => "32 instances apart",
+                };
+                let name = format!("32 rows times {k} x {n}, {what}");
+                if self.wants(&name) {
+                    self.product(&name, [rows, k, n], instances, together);
+                }
+            }
+        }
+    }
+
+    fn product(&mut self, name: &str, [rows, k, n]: [u64; 3], instances: usize, together: bool) {
+        let plan = product();
+        let slots = [rows, n, k, 0, k, 1, 1, n, n, 1, rows * n].map(|slot| slot as i64);
+        let params = Arc::new(Params::new(&plan, slots.to_vec()).unwrap());
+        let mut made = Vec::new();
+        let mut make = |bytes: u64| {
+            let buffer = self.backend.alloc(bytes).unwrap();
+            let write = &mut |_: u64, to: &mut [u8]| fill(to, DTYPE);
+            self.backend.write(buffer, 0, bytes, write).unwrap();
+            made.push(buffer);
+            buffer
+        };
+        let constant = Operand {
+            buffer: make(k * n * 4),
+            offset: 0,
+            constant: true,
+        };
+        let count = instances as u64;
+        let mut places = |bytes: u64| -> Vec<Operand> {
+            let shared = together.then(|| make(bytes * count));
+            let place = |at| Operand {
+                buffer: shared.unwrap_or_else(|| make(bytes)),
+                offset: if together { at * bytes } else { 0 },
+                constant: false,
+            };
+            (0..count).map(place).collect()
+        };
+        let (inputs, outputs) = (places(rows * k * 4), places(rows * n * 4));
+        let all = inputs.into_iter().zip(outputs).map(|(x, y)| Instance {
+            params: params.clone(),
+            immediates: vec![],
+            inputs: vec![x, constant],
+            outputs: vec![y],
+        });
+        let times = launches(&mut self.backend, &plan, &all.collect::<Vec<_>>());
+        self.show(name, &plan, instances, &times);
+        made.into_iter()
+            .for_each(|buffer| self.backend.free(buffer));
+    }
+}
