@@ -1,10 +1,15 @@
 """What the suite says of its figures: a table in Markdown, pictures."""
 
+import textwrap
 from statistics import median
 
 from figures import short
 
 OURS, THEIRS = "#1f6f8b", "#b8b8b8"
+
+
+# What people use today, by the beginning of its name.
+LIBRARIES = ("numpy", "numexpr", "jax", "torch", "onnxruntime", "gemm", "iceoryx2")
 
 
 def is_product(figure):
@@ -42,29 +47,31 @@ def markdown(figures, about):
 
 
 def overview(figures, file):
-    """Ours beside the peers', a small chart for each figure that has any."""
+    """Ours beside what people use today, a small chart for each figure that has such a peer. The table has the others."""
     import matplotlib
 
     matplotlib.use("svg")
     from matplotlib import pyplot
 
-    shown = [figure for figure in figures if figure.peers and not is_product(figure)]
+    shown = [figure for figure in figures if any(peer.startswith(LIBRARIES) for peer in figure.peers) and not is_product(figure)]
     if not shown:
         return
     columns = 3
     rows = -(-len(shown) // columns)
     with pyplot.rc_context({"svg.hashsalt": "tensord", "font.size": 8}):
-        picture, axes = pyplot.subplots(rows, columns, figsize=(12, 1.7 * rows), squeeze=False)
+        picture, axes = pyplot.subplots(rows, columns, figsize=(12, 1.8 * rows), squeeze=False)
         for axis in axes.flat[len(shown):]:
             axis.axis("off")
         for figure, axis in zip(shown, axes.flat):
-            names = ["tensord", *figure.peers]
+            names = ["tensord", *(textwrap.fill(peer, 28) for peer in figure.peers)]
             values = [figure.value, *(median(runs) for runs in figure.peers.values())]
             axis.barh(names, values, color=[OURS] + [THEIRS] * len(figure.peers))
             axis.invert_yaxis()
-            axis.set_title(f"{figure.name}\n{figure.unit}, {'more' if figure.more_is_better else 'less'} is better", fontsize=8, loc="left")
+            axis.tick_params(axis="y", labelsize=7)
+            better = "more" if figure.more_is_better else "less"
+            axis.set_title(f"{textwrap.fill(figure.name, 32)}\n{figure.unit}, {better} is better", fontsize=8, loc="left")
             axis.bar_label(axis.containers[0], labels=[short(value) for value in values], padding=2)
-            axis.margins(x=0.2)
+            axis.margins(x=0.35)
             axis.spines[["top", "right"]].set_visible(False)
             axis.set_xticks([])
         picture.tight_layout()

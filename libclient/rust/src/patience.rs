@@ -1,36 +1,73 @@
-//! How a wait passes its first microseconds: with yields while that is known to end well, asleep otherwise.
+//! How a wait passes its first microseconds: looking, then with yields, each while that is known to end well, asleep otherwise.
 //!
-//! A yield that returns at once found nobody waiting for this core. One that takes longer gave it to somebody who has
+//! An engine with a core of its own answers within microseconds: looking on, without a system call, sees that first, and gives the core
+//! to nobody. A yield that returns at once found nobody waiting for this core. One that takes longer gave it to somebody who has
 //! work, and after a few of these a sleep is better for all, this thread included. A yield of more than a millisecond
-//! says that others compute on this core. A wait that yields did not end makes the next ones sleep at once: one, then
-//! two, then four, and many more after a slow yield; a wait that they did end takes half of that back.
+//! says that others compute on this core. A wait that looking (or yields) did not end makes the next ones do without: one, then
+//! two, then four, and many more after a slow yield; a wait that it did end takes half of that back.
 //!
 //! The constants were chosen by `bench/peers/src/bin/waiting.rs`: 1 to 128 clients, with foreign load and without.
 
 use std::time::{Duration, Instant};
 
+/// Longest time spent looking.
+const LOOK_FOR: Duration = Duration::from_micros(8);
 /// Longest time spent with yields.
 const YIELD_FOR: Duration = Duration::from_micros(50);
 /// A yield longer than this gave the core to somebody.
 const SHARED_YIELD: Duration = Duration::from_micros(3);
 /// So many of them in one wait are enough.
 const SHARED_YIELDS_MAX: u32 = 3;
-/// Looks between two yields, which take about as long as one of them.
+/// Looks between two yields, or two looks at the clock: about as long as a yield takes.
 const LOOKS: usize = 32;
 /// A yield longer than this was slow.
 const SLOW_YIELD: Duration = Duration::from_millis(1);
-/// Most waits that sleep at once after yields that were in vain.
-const SLEEPS_MAX: u32 = 64;
-/// Fewest and most after a slow yield.
-const SLEEPS_SLOW: (u32, u32) = (256, 16_384);
+/// Fewest and most waits that do without what was in vain.
+const WITHOUT: (u32, u32) = (1, 64);
+/// The same for yields after a slow one.
+const WITHOUT_SLOW: (u32, u32) = (256, 16_384);
+
+/// Whether the next wait tries something that did not always help.
+#[derive(Debug, Default)]
+struct Trial {
+    /// Waits that still do without.
+    left: u32,
+    /// How many it was last time.
+    last: u32,
+}
+
+impl Trial {
+    fn is_due(&mut self) -> bool {
+        let due = self.left == 0;
+        self.left = self.left.saturating_sub(1);
+        due
+    }
+
+    fn was_in_vain(&mut self, (fewest, most): (u32, u32)) {
+        self.last = self
+            .last
+            .max(self.last.saturating_mul(2).clamp(fewest, most));
+        self.left = self.last;
+    }
+
+    fn helped(&mut self) {
+        self.last /= 2;
+    }
+}
 
 /// What earlier waits have taught.
 #[derive(Debug, Default)]
 pub(crate) struct Patience {
-    /// Waits that still sleep at once.
-    sleeps_left: u32,
-    /// How many it was last time.
-    sleeps: u32,
+    looking: Trial,
+    yielding: Trial,
+}
+
+/// Looks about as long as a yield takes.
+fn look(looks: usize, reached: &impl Fn() -> bool) -> bool {
+    (0..looks).any(|_| {
+        std::hint::spin_loop();
+        reached()
+    })
 }
 
 impl Patience {
@@ -39,10 +76,20 @@ impl Patience {
         if reached() {
             return true;
         }
-        if self.sleeps_left > 0 {
-            self.sleeps_left -= 1;
-            return false;
+        if self.looking.is_due() {
+            let start = Instant::now();
+            while start.elapsed() < LOOK_FOR {
+                if look(LOOKS, &reached) {
+                    self.looking.helped();
+                    return true;
+                }
+            }
+            self.looking.was_in_vain(WITHOUT);
         }
+        self.yielding.is_due() && self.pass_with_yields(reached)
+    }
+
+    fn pass_with_yields(&mut self, reached: impl Fn() -> bool) -> bool {
         let start = Instant::now();
         let mut before = start;
         let mut shared = 0;
@@ -52,23 +99,18 @@ impl Patience {
             let took = now - before;
             before = now;
             if took > SLOW_YIELD {
-                self.sleeps = (self.sleeps * 4).clamp(SLEEPS_SLOW.0, SLEEPS_SLOW.1);
-                self.sleeps_left = self.sleeps;
+                self.yielding.was_in_vain(WITHOUT_SLOW);
                 return reached();
             }
             // Nobody else wants the core after a yield that came back at once: looking on costs less than the next one.
             let looks = if took > SHARED_YIELD { 1 } else { LOOKS };
-            if (0..looks).any(|_| {
-                std::hint::spin_loop();
-                reached()
-            }) {
-                self.sleeps /= 2;
+            if look(looks, &reached) {
+                self.yielding.helped();
                 return true;
             }
             shared += u32::from(took > SHARED_YIELD);
         }
-        self.sleeps = self.sleeps.max((self.sleeps * 2).clamp(1, SLEEPS_MAX));
-        self.sleeps_left = self.sleeps;
+        self.yielding.was_in_vain(WITHOUT);
         false
     }
 }
