@@ -76,7 +76,7 @@ $(DONE)/bench-all: $(DONE)/bench bench/suite/requirements-all.txt
 	@touch $@
 
 $(DONE)/test: $(DONE)/venv $(PACKAGE)/pyproject.toml
-	$(PIP) install pytest "gunicorn>=22" "ml_dtypes>=0.4" mpmath
+	$(PIP) install pytest "gunicorn>=22" "ml_dtypes>=0.4" mpmath matplotlib
 	@touch $@
 
 demo: build $(DONE)/demo ## The main job on real recordings (WAV=folder, SECONDS=per mode)

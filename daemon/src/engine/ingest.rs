@@ -96,7 +96,9 @@ impl Engine {
                 continue;
             }
             let about = (queue.accepted, site_of(words));
-            let followed = queue.trace.follow(handles, words, about);
+            let followed = queue
+                .trace
+                .follow(&mut self.branches, handles, words, about);
             if followed == Accepted::Strange {
                 break last;
             }

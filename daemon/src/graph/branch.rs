@@ -156,6 +156,7 @@ pub struct Branches {
     count: usize,
     key_words: usize,
     last_number: u64,
+    generation: u64,
 }
 
 impl Branches {
@@ -163,6 +164,12 @@ impl Branches {
     pub fn number(&mut self) -> u64 {
         self.last_number += 1;
         self.last_number
+    }
+
+    /// How often the tree began anew.
+    #[inline]
+    pub fn generation(&self) -> u64 {
+        self.generation
     }
 
     /// The record with this key behind `parent`, if it was seen there.
@@ -186,6 +193,7 @@ impl Branches {
             || self.roots.len() >= ROOTS_MAX;
         if full {
             self.roots.clear();
+            self.generation += 1;
             self.count = 0;
             self.key_words = 0;
         }

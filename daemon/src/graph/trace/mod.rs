@@ -40,6 +40,9 @@ const FIRST_SEEN: u64 = 3 << 60;
 const RELEASED: u64 = 4 << 60;
 const READ: u64 = 5 << 60;
 
+/// First records of traces that a queue remembers.
+const FIRSTS_MAX: usize = 4;
+
 /// The records accepted. What recognising reads stands by itself.
 #[derive(Default)]
 struct Steps {
@@ -211,11 +214,48 @@ impl Seen {
     }
 }
 
+/// What this queue's traces began with lately: behind nothing there are too many branches to look at each.
+#[derive(Default)]
+struct Firsts {
+    branches: Vec<Rc<Branch>>,
+    /// Of the tree that they are from.
+    generation: u64,
+    noted: usize,
+}
+
+impl Firsts {
+    /// Lets go what is not in the tree any more.
+    #[inline]
+    fn keep_those_of(&mut self, tree: &Branches) {
+        if self.generation != tree.generation() {
+            self.branches.clear();
+            self.generation = tree.generation();
+        }
+    }
+
+    fn note(&mut self, tree: &Branches, first: &Rc<Branch>) {
+        self.keep_those_of(tree);
+        if self.branches.iter().any(|known| Rc::ptr_eq(known, first)) {
+            return;
+        }
+        self.noted += 1;
+        match self.branches.len() < FIRSTS_MAX {
+            true => self.branches.push(Rc::clone(first)),
+            false => self.branches[self.noted % FIRSTS_MAX] = Rc::clone(first),
+        }
+    }
+
+    fn iter(&self) -> impl Iterator<Item = &Rc<Branch>> {
+        self.branches.iter()
+    }
+}
+
 /// See the file's head.
 #[derive(Default)]
 pub struct Trace {
     seen: Seen,
     steps: Steps,
+    firsts: Firsts,
     /// Steps that compute.
     operations: usize,
     largest_bytes: u64,
@@ -292,8 +332,9 @@ impl Trace {
             self.seen.undo(before);
             return Accepted::Strange;
         };
-        if !self.is_empty() {
-            branch.set_pattern(self.pattern(handles, &frame, words, before));
+        branch.set_pattern(self.pattern(handles, &frame, words, before));
+        if self.is_empty() {
+            self.firsts.note(branches, &branch);
         }
         self.take(
             handles,

@@ -11,7 +11,7 @@ use tensord_shm::handle::Handle;
 use tensord_shm::record::{Frame, releases_of};
 
 use super::{Accepted, Seen, Trace};
-use crate::graph::branch::Branch;
+use crate::graph::branch::{Branch, Branches};
 use crate::graph::handles::{Handles, Mark, PLACES_MAX, Place};
 
 /// What one word of a record has to be.
@@ -102,10 +102,14 @@ impl Trace {
     /// Takes a record that lies as one did before in this place. [`Accepted::Strange`] leaves the trace as it is, and says nothing
     /// about the record.
     #[inline(never)]
-    pub fn follow(&mut self, handles: &mut Handles, words: &[u64], about: (u64, u32)) -> Accepted {
-        let (&[head, out, counts, ref body @ ..], Some(parent)) =
-            (words, self.steps.branches.last())
-        else {
+    pub fn follow(
+        &mut self,
+        branches: &mut Branches,
+        handles: &mut Handles,
+        words: &[u64],
+        about: (u64, u32),
+    ) -> Accepted {
+        let &[head, out, counts, ref body @ ..] = words else {
             return Accepted::Strange;
         };
         if self.steps.len() >= PLACES_MAX {
@@ -115,8 +119,13 @@ impl Trace {
         else {
             return Accepted::Strange;
         };
+        let begins = self.steps.len() == 0;
+        if begins {
+            self.firsts.keep_those_of(branches);
+            self.seen.number = branches.number();
+        }
         let before = self.seen.extent();
-        let known = parent.children().iter().find_map(|branch| {
+        let mut fitting = |branch: &Rc<Branch>| {
             let pattern = branch.pattern();
             let pattern = pattern.as_ref()?;
             if (head as u32, counts) != (pattern.head, pattern.counts) {
@@ -128,7 +137,11 @@ impl Trace {
             }
             self.seen.undo(before);
             None
-        });
+        };
+        let known = match self.steps.branches.last() {
+            Some(parent) => parent.children().iter().find_map(fitting),
+            None => self.firsts.iter().find_map(&mut fitting),
+        };
         match known {
             Some((branch, releases)) => self.take(handles, branch, (out, releases), about, before),
             None => Accepted::Strange,
