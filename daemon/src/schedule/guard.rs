@@ -12,6 +12,7 @@ use std::sync::Arc;
 use tensord_plan::Plan;
 
 use super::INSTANCES_MAX;
+use super::hold::Worth;
 use crate::map::Map;
 
 /// Powers of two up to `INSTANCES_MAX`.
@@ -44,7 +45,9 @@ struct Rate {
 }
 
 impl Rate {
-    fn sample(&mut self, rate: u64) {
+    /// Takes in one more; says whether the value is another one now.
+    fn sample(&mut self, rate: u64) -> bool {
+        let before = self.value();
         self.least = match self.samples {
             0 => rate,
             _ => self.least.min(rate),
@@ -53,6 +56,7 @@ impl Rate {
         if self.samples == SAMPLES {
             (self.least_before, self.samples, self.known) = (self.least, 0, true);
         }
+        self.value() != before
     }
 
     /// Once there are enough samples.
@@ -73,6 +77,8 @@ struct Watched {
     rates: [Rate; BATCHES],
     /// Most instances of a launch.
     most: usize,
+    /// What a unit of work saves, times 1,024, by sharing a launch.
+    saving: Option<u64>,
     launches: u32,
     /// Until the next try of another number.
     patience: u32,
@@ -103,18 +109,17 @@ impl Guard {
         more < APART_MIN || more >> APART <= less
     }
 
-    /// Most instances of a launch whose first one has this plan and cost.
-    pub fn most(&self, plan: &Arc<Plan>, cost: u64) -> usize {
-        let watched = self.plans.get(&key(plan, cost));
-        watched.map_or(INSTANCES_MAX, |w| w.try_next.unwrap_or(w.most))
-    }
-
-    /// Nanoseconds that each further instance of this plan and cost saves by sharing a launch; `None` as long as too little is known.
-    pub fn saving_ns(&self, plan: &Arc<Plan>, cost: u64) -> Option<u64> {
-        let watched = self.plans.get(&key(plan, cost))?;
-        let alone = watched.rates[0].value()?;
-        let shared = watched.rates[1..].iter().filter_map(Rate::value).min()?;
-        Some(alone.saturating_sub(shared).saturating_mul(cost) / 1024)
+    /// What partners are worth to an instance of this plan and cost that is launched first.
+    pub fn worth(&self, plan: &Arc<Plan>, cost: u64) -> Worth {
+        match self.plans.get(&key(plan, cost)) {
+            None => Worth::default(),
+            Some(watched) => Worth {
+                most: watched.try_next.unwrap_or(watched.most),
+                saving_ns: watched
+                    .saving
+                    .map(|saving| saving.saturating_mul(cost) / 1024),
+            },
+        }
     }
 
     /// A launch is over: the costs of its instances by estimate, first one first, and what they took.
@@ -128,14 +133,16 @@ impl Guard {
             _plan: Arc::clone(plan),
             rates: [Rate::default(); BATCHES],
             most: INSTANCES_MAX,
+            saving: None,
             launches: 0,
             patience: TRY_FIRST,
             try_next: None,
         });
         let rate = (busy_ns + LAUNCH_NS).saturating_mul(1024) / sum.max(1);
-        plan.rates[batch_of(instances)].sample(rate);
         plan.try_next = None;
-        plan.decide();
+        if plan.rates[batch_of(instances)].sample(rate) {
+            plan.decide();
+        }
         plan.launches += 1;
         if plan.launches >= plan.patience {
             plan.launches = 0;
@@ -145,7 +152,13 @@ impl Guard {
 }
 
 impl Watched {
+    /// Draws the conclusions from the rates.
     fn decide(&mut self) {
+        let shared = self.rates[1..].iter().filter_map(Rate::value).min();
+        let alone = self.rates[0].value();
+        self.saving = alone
+            .zip(shared)
+            .map(|(alone, shared)| alone.saturating_sub(shared));
         let known = || {
             let rates = self.rates.iter().enumerate();
             rates.filter_map(|(batch, rate)| Some((batch, rate.value()?)))
@@ -195,7 +208,7 @@ mod tests {
         busy_ns: impl Fn(usize, u64) -> u64,
     ) -> Vec<usize> {
         let launch = |launch| {
-            let instances = ready.min(guard.most(plan, COST));
+            let instances = ready.min(guard.worth(plan, COST).most);
             let costs = vec![COST; instances];
             guard.ran(plan, &costs, busy_ns(launch, instances as u64));
             instances
@@ -231,9 +244,9 @@ mod tests {
     fn what_was_learned_is_unlearned() {
         let (mut guard, plan) = (Guard::default(), Arc::default());
         serve(&mut guard, &plan, (10_000, 32), slow_from_five);
-        assert_eq!(guard.most(&plan, COST), 4);
+        assert_eq!(guard.worth(&plan, COST).most, 4);
         serve(&mut guard, &plan, (10_000, 32), |_, n| 10_000 * n);
-        assert_eq!(guard.most(&plan, COST), INSTANCES_MAX);
+        assert_eq!(guard.worth(&plan, COST).most, INSTANCES_MAX);
     }
 
     #[test]
@@ -241,18 +254,22 @@ mod tests {
         let (mut guard, plan) = (Guard::default(), Arc::default());
         let disturbed = |launch, n| 1_000 * n * if launch % 5 < 2 { 30 } else { 1 };
         serve(&mut guard, &plan, (10_000, 16), disturbed);
-        assert_eq!(guard.most(&plan, COST), INSTANCES_MAX);
+        assert_eq!(guard.worth(&plan, COST).most, INSTANCES_MAX);
     }
 
     #[test]
     fn what_sharing_saves_is_known_once_both_ways_were_tried() {
         let (mut guard, plan) = (Guard::default(), Arc::default());
         let gains = |_, n| 5_000 + 1_000 * n;
-        assert_eq!(guard.saving_ns(&plan, COST), None);
+        assert_eq!(guard.worth(&plan, COST).saving_ns, None);
         serve(&mut guard, &plan, (TRY_FIRST as usize, 16), gains);
-        assert_eq!(guard.saving_ns(&plan, COST), None, "nothing ran alone yet");
+        assert_eq!(
+            guard.worth(&plan, COST).saving_ns,
+            None,
+            "nothing ran alone yet"
+        );
         serve(&mut guard, &plan, (10_000, 16), gains);
-        let saving_ns = guard.saving_ns(&plan, COST).expect("both are known");
+        let saving_ns = guard.worth(&plan, COST).saving_ns.expect("both are known");
         // Alone 6,000 and an engine's work for a launch; of sixteen each has a sixteenth of both overheads.
         let exact = (5_000 + LAUNCH_NS) * 15 / 16;
         assert!(

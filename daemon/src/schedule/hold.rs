@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use tensord_plan::Plan;
 
-use super::Candidate;
+use super::{Candidate, INSTANCES_MAX};
 use crate::engine_process::SessionId;
 use crate::map::Map;
 
@@ -49,6 +49,23 @@ pub struct Worth {
     pub most: usize,
     /// What each saves, where that is known.
     pub saving_ns: Option<u64>,
+}
+
+impl Worth {
+    /// Nobody may run together with this one.
+    pub const ALONE: Worth = Worth {
+        most: 1,
+        saving_ns: None,
+    };
+}
+
+impl Default for Worth {
+    fn default() -> Self {
+        Worth {
+            most: INSTANCES_MAX,
+            saving_ns: None,
+        }
+    }
 }
 
 fn key(plan: &Arc<Plan>) -> usize {
@@ -127,12 +144,6 @@ impl Holds {
 mod tests {
     use super::*;
     use crate::engine_process::TenantId;
-    use crate::schedule::INSTANCES_MAX;
-
-    const MANY: Worth = Worth {
-        most: INSTANCES_MAX,
-        saving_ns: None,
-    };
 
     fn candidates(count: u64, plan: &Arc<Plan>, ready_ns: u64) -> Vec<Candidate> {
         let candidate = |session| Candidate {
@@ -152,9 +163,9 @@ mod tests {
         let plan = Arc::default();
         let alone = candidates(1, &plan, 1000);
         let mut holds = Holds::default();
-        assert_eq!(holds.until(&alone, &[0], MANY, 1000), None);
+        assert_eq!(holds.until(&alone, &[0], Worth::default(), 1000), None);
         holds.launched(&alone, &[0], 1000);
-        assert_eq!(holds.until(&alone, &[0], MANY, 2000), None);
+        assert_eq!(holds.until(&alone, &[0], Worth::default(), 2000), None);
     }
 
     #[test]
@@ -164,12 +175,12 @@ mod tests {
         let mut holds = Holds::default();
         holds.launched(&all, &[0, 1, 2, 3], 10);
         let until = holds
-            .until(&all, &[0, 1], MANY, 10)
+            .until(&all, &[0, 1], Worth::default(), 10)
             .expect("two more are expected");
-        assert_eq!(holds.until(&all, &[0, 1, 2, 3], MANY, 10), None);
-        assert_eq!(holds.until(&all, &[0, 1], MANY, until), None);
+        assert_eq!(holds.until(&all, &[0, 1, 2, 3], Worth::default(), 10), None);
+        assert_eq!(holds.until(&all, &[0, 1], Worth::default(), until), None);
         assert_eq!(
-            holds.until(&all, &[0, 1], MANY, MEMORY_NS + 20),
+            holds.until(&all, &[0, 1], Worth::default(), MEMORY_NS + 20),
             None,
             "partners are forgotten"
         );
@@ -183,12 +194,15 @@ mod tests {
         holds.launched(&all, &[0, 1, 2, 3], 100);
         let worth = |saving_ns| Worth {
             saving_ns: Some(saving_ns),
-            ..MANY
+            ..Worth::default()
         };
         assert_eq!(holds.until(&all, &[0, 1], worth(300), 100), Some(700));
         assert_eq!(holds.until(&all, &[0, 1, 2], worth(300), 100), Some(400));
         assert_eq!(holds.until(&all, &[0, 1], worth(0), 100), None);
-        let two = Worth { most: 2, ..MANY };
+        let two = Worth {
+            most: 2,
+            ..Worth::default()
+        };
         assert_eq!(
             holds.until(&all, &[0, 1], two, 100),
             None,
@@ -203,12 +217,12 @@ mod tests {
         let mut holds = Holds::default();
         holds.launched(&all, &[0, 1], 1);
         let before = holds
-            .until(&all, &[0], MANY, 1)
+            .until(&all, &[0], Worth::default(), 1)
             .expect("a partner is expected");
         holds.launched(&all, &[0], before);
         let late = candidates(1, &plan, before);
         let after = holds
-            .until(&late, &[0], MANY, before)
+            .until(&late, &[0], Worth::default(), before)
             .expect("still expected");
         assert!(after - before < before, "{before} then {after}");
     }

@@ -114,15 +114,11 @@ impl Scheduler {
 
     /// What those are worth who may run together with this one.
     fn worth(&self, first: &Candidate) -> hold::Worth {
-        let (most, saving_ns) = match &self.guard {
-            _ if !first.batch => (1, None),
-            Some(guard) => (
-                guard.most(&first.plan, first.cost),
-                guard.saving_ns(&first.plan, first.cost),
-            ),
-            None => (INSTANCES_MAX, None),
-        };
-        hold::Worth { most, saving_ns }
+        match &self.guard {
+            _ if !first.batch => hold::Worth::ALONE,
+            Some(guard) => guard.worth(&first.plan, first.cost),
+            None => hold::Worth::default(),
+        }
     }
 
     fn may_join(&self, first: &Candidate, other: &Candidate) -> bool {

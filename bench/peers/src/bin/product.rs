@@ -8,66 +8,16 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tensord_cpu::{CpuBackend, CpuConfig};
-use tensord_plan::{
-    Access, Backend, Body, Buffer, Contract, Instance, Instr, Launch, LaunchId, Operand, Params,
-    Plan, Slot, Step, Store, ValueId,
-};
-use tensord_shm::dtype::DType;
+use tensord_plan::{Backend, Instance, Launch, LaunchId, Operand, Plan};
+
+#[path = "../../../../daemon/backends/cpu/benches/launch/product_plan.rs"]
+mod product_plan;
 
 type Failure = Box<dyn std::error::Error>;
 
-const DTYPE: DType = DType::F32;
 /// Floating-point operations that one launch has at least.
 const LAUNCH_FLOPS: usize = 4 << 20;
 const STEPS_MAX: usize = 256;
-
-fn access(buffer: Buffer, strides: u32) -> Access {
-    Access {
-        buffer,
-        dtype: DTYPE,
-        offset: Slot(3),
-        strides: Slot(strides),
-        padded: vec![],
-        fill: None,
-    }
-}
-
-fn load(buffer: Buffer, strides: u32) -> Body {
-    Body {
-        loads: vec![access(buffer, strides)],
-        instrs: vec![Instr::Load(0)],
-    }
-}
-
-/// The same product so many times. Slots: m, n, k, 0, strides of a (m, k), of b (n, k), of the result (m, n), elements.
-fn plan(steps: usize) -> Plan {
-    let product = Step::Contract(Box::new(Contract {
-        sizes: Slot(0),
-        batch: 0,
-        m: 1,
-        n: 1,
-        k: 1,
-        dtype: DTYPE,
-        a: load(Buffer::Input(0), 4),
-        b: load(Buffer::Input(1), 6),
-        epilogue: Body {
-            loads: vec![],
-            instrs: vec![Instr::Reduced { dtype: DTYPE }],
-        },
-        stores: vec![Store {
-            value: ValueId(0),
-            access: access(Buffer::Output(0), 8),
-        }],
-    }));
-    Plan {
-        steps: vec![product; steps],
-        inputs: vec![DTYPE; 2],
-        outputs: vec![(DTYPE, Slot(10))],
-        slots: 11,
-        operations: steps as u32,
-        ..Plan::default()
-    }
-}
 
 fn numbers(count: usize) -> Vec<f32> {
     (0..count).map(|k| (k % 251) as f32 / 251.0 - 0.5).collect()
@@ -89,9 +39,8 @@ impl Case {
     fn new(sizes: [usize; 3], threads: usize) -> Result<Case, Failure> {
         let [m, k, n] = sizes;
         let steps = (LAUNCH_FLOPS / (2 * m * k * n)).clamp(1, STEPS_MAX);
-        let plan = Arc::new(plan(steps));
-        let slots = [m, n, k, 0, k, 1, 1, n, n, 1, m * n].map(|slot| slot as i64);
-        let params = Arc::new(Params::new(&plan, slots.to_vec())?);
+        let plan = Arc::new(product_plan::products(steps));
+        let params = Arc::new(product_plan::params(&plan, sizes)?);
         let mut backend = CpuBackend::new(CpuConfig {
             threads,
             // One thread is this one.

@@ -304,6 +304,15 @@ impl Trace {
 
     // ------------------------------------------------------------------ accept
 
+    /// Before the first record: a trace that nobody had before, and no memory of branches that are gone.
+    #[inline(always)]
+    fn begin(&mut self, branches: &mut Branches) {
+        if self.is_empty() {
+            self.firsts.keep_those_of(branches);
+            self.seen.number = branches.number();
+        }
+    }
+
     /// Takes one record with timeline value and source position, and lets go what it releases.
     pub fn accept(
         &mut self,
@@ -318,9 +327,7 @@ impl Trace {
         if handles.check_free(frame.out).is_err() {
             return Accepted::Strange;
         }
-        if self.steps.len() == 0 {
-            self.seen.number = branches.number();
-        }
+        self.begin(branches);
         let before = self.seen.extent();
         let branch = match self.describe(handles, &frame, words) {
             None => None,

@@ -119,11 +119,7 @@ impl Trace {
         else {
             return Accepted::Strange;
         };
-        let begins = self.steps.len() == 0;
-        if begins {
-            self.firsts.keep_those_of(branches);
-            self.seen.number = branches.number();
-        }
+        self.begin(branches);
         let before = self.seen.extent();
         let mut fitting = |branch: &Rc<Branch>| {
             let pattern = branch.pattern();

@@ -16,6 +16,7 @@ use tensord_plan::{
 use tensord_shm::dtype::{DType, Scalar};
 use tensord_shm::op::{Elementwise, Reduction};
 
+mod product_plan;
 mod products;
 mod rows;
 

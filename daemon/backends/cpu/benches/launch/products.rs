@@ -2,48 +2,10 @@
 
 use std::sync::Arc;
 
-use tensord_plan::{
-    Backend, Body, Buffer, Contract, Instance, Instr, Operand, Params, Plan, Slot, Step, Store,
-    ValueId,
-};
-use tensord_shm::dtype::DType;
+use tensord_plan::{Backend, Instance, Operand};
 
-use super::{Bench, access, fill, launches};
-
-const DTYPE: DType = DType::F32;
-
-/// Slots: m, n, k, 0, strides of a (m, k), of b (n, k), of the result (m, n), elements.
-fn product() -> Plan {
-    let load = |buffer, strides| Body {
-        loads: vec![access(buffer, DTYPE, 3, strides)],
-        instrs: vec![Instr::Load(0)],
-    };
-    Plan {
-        steps: vec![Step::Contract(Box::new(Contract {
-            sizes: Slot(0),
-            batch: 0,
-            m: 1,
-            n: 1,
-            k: 1,
-            dtype: DTYPE,
-            a: load(Buffer::Input(0), 4),
-            b: load(Buffer::Input(1), 6),
-            epilogue: Body {
-                loads: vec![],
-                instrs: vec![Instr::Reduced { dtype: DTYPE }],
-            },
-            stores: vec![Store {
-                value: ValueId(0),
-                access: access(Buffer::Output(0), DTYPE, 3, 8),
-            }],
-        }))],
-        inputs: vec![DTYPE; 2],
-        outputs: vec![(DTYPE, Slot(10))],
-        slots: 11,
-        operations: 1,
-        ..Plan::default()
-    }
-}
+use super::product_plan::{DTYPE, params, products};
+use super::{Bench, fill, launches};
 
 impl Bench {
     /// 32 rows as 32 instances, each with buffers of its own or all in one, and as one instance.
@@ -66,9 +28,8 @@ impl Bench {
     }
 
     fn product(&mut self, name: &str, [rows, k, n]: [u64; 3], instances: usize, together: bool) {
-        let plan = product();
-        let slots = [rows, n, k, 0, k, 1, 1, n, n, 1, rows * n].map(|slot| slot as i64);
-        let params = Arc::new(Params::new(&plan, slots.to_vec()).unwrap());
+        let plan = products(1);
+        let params = Arc::new(params(&plan, [rows, k, n].map(|size| size as usize)).unwrap());
         let mut made = Vec::new();
         let mut make = |bytes: u64| {
             let buffer = self.backend.alloc(bytes).unwrap();

@@ -139,10 +139,15 @@ impl Dims {
         if len <= 1 {
             return Some(0);
         }
+        let inner = self.axes.last()?;
+        (len <= self.run_at(start)).then_some(inner.stride)
+    }
+
+    /// Positions from this one on that differ in the innermost axis alone. Most groups have one axis, and divisions are slow.
+    fn run_at(&self, position: usize) -> usize {
         match &self.axes[..] {
-            [] => None,
-            [only] => Some(only.stride),
-            [.., inner] => (start % inner.size + len <= inner.size).then_some(inner.stride),
+            [] | [_] => usize::MAX,
+            [.., inner] => inner.size - position % inner.size,
         }
     }
 
@@ -157,18 +162,16 @@ impl Dims {
     }
 
     fn dot(&self, mut position: usize, coefficient: impl Fn(usize) -> i64) -> i64 {
-        // Most groups are one axis at most, and divisions are slow.
-        match self.axes.len() {
-            0 => return 0,
-            1 => return coefficient(0) * position as i64,
-            _ => {}
-        }
+        // What is left for the outermost axis is its index.
         let mut sum = 0;
-        for (k, axis) in self.axes.iter().enumerate().rev() {
+        for (k, axis) in self.axes.iter().enumerate().skip(1).rev() {
             sum += coefficient(k) * (position % axis.size) as i64;
             position /= axis.size;
         }
-        sum
+        match self.axes.len() {
+            0 => 0,
+            _ => sum + coefficient(0) * position as i64,
+        }
     }
 
     /// Appends the addresses of positions `start..start + len`, each plus `base`.
@@ -196,19 +199,13 @@ impl Dims {
         out: &mut Vec<i64>,
         coefficient: impl Fn(usize) -> i64,
     ) {
-        let Some(inner) = self.axes.last() else {
-            out.extend(std::iter::repeat_n(base, len));
-            return;
+        let step = match self.axes.len() {
+            0 => 0,
+            rank => coefficient(rank - 1),
         };
-        let step = coefficient(self.axes.len() - 1);
-        if self.axes.len() == 1 {
-            let first = base + start as i64 * step;
-            out.extend((0..len as i64).map(|k| first + k * step));
-            return;
-        }
         let (mut position, mut left) = (start, len);
         while left > 0 {
-            let run = (inner.size - position % inner.size).min(left);
+            let run = self.run_at(position).min(left);
             let first = base + self.dot(position, &coefficient);
             out.extend((0..run as i64).map(|k| first + k * step));
             position += run;
