@@ -21,7 +21,7 @@ use value::{Index, ravel, ravel_broadcast, unravel};
 
 /// The value of an operation. The operands fit it: `Op::infer` has accepted them.
 pub fn evaluate(op: &Op, operands: &[&Value], immediates: [Scalar; 2]) -> Value {
-    let metas: Vec<Meta> = operands.iter().map(|operand| operand.meta).collect();
+    let metas: Vec<&Meta> = operands.iter().map(|operand| &operand.meta).collect();
     let meta = op.infer(&metas).expect("the caller has checked the shapes");
     let count = meta.shape.count();
     let each = |element: &mut dyn FnMut(&[u64]) -> u64| -> Vec<u64> {

@@ -112,7 +112,7 @@ impl Acceptance<'_> {
         }
         let meta = compute
             .op
-            .infer(&metas)
+            .infer(&metas.iter().collect::<Vec<_>>())
             .map_err(|error| self.failure(error.code()))?;
         self.handles
             .check_free(compute.out)

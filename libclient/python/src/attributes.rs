@@ -2,6 +2,7 @@
 
 use pyo3::prelude::*;
 use pyo3::types::{PyInt, PyTuple};
+use smallvec::{SmallVec, smallvec};
 use tensord_shm::layout::{RANK_MAX, Shape};
 use tensord_shm::op::{AxisList, AxisSet};
 
@@ -52,17 +53,20 @@ pub fn axis_number(op: &str, axis: i64, rank: usize, shape: &Shape) -> PyResult<
     }
 }
 
+/// Ints that Python has listed; hardly any list is longer.
+pub type Ints = SmallVec<[i64; 4]>;
+
 /// One int, or several in a sequence.
-pub fn int_list(op: &str, object: &Bound<'_, PyAny>) -> PyResult<Vec<i64>> {
+pub fn int_list(op: &str, object: &Bound<'_, PyAny>) -> PyResult<Ints> {
     if object.is_instance_of::<PyInt>() {
-        return Ok(vec![object.extract()?]);
+        return Ok(smallvec![object.extract()?]);
     }
     let one = |item: Bound<'_, PyAny>| item.extract::<i64>();
-    let listed = match object.cast::<PyTuple>() {
-        Ok(tuple) => tuple.iter().map(one).collect::<PyResult<Vec<i64>>>(),
+    let listed: PyResult<Ints> = match object.cast::<PyTuple>() {
+        Ok(tuple) => tuple.iter().map(one).collect(),
         Err(_) => match object.try_iter() {
             Ok(items) => items.map(|item| item.and_then(one)).collect(),
-            Err(_) => object.extract().map(|value| vec![value]),
+            Err(_) => object.extract().map(|value| smallvec![value]),
         },
     };
     listed.map_err(|_| {
@@ -97,7 +101,7 @@ pub fn shape_of(op: &str, object: &Bound<'_, PyAny>, fill: Option<u64>) -> PyRes
             "{op}: a size of {size} in shape {sizes:?}"
         )));
     }
-    let sizes: Vec<u64> = sizes.iter().map(|&size| size as u64).collect();
+    let sizes: SmallVec<[u64; 4]> = sizes.iter().map(|&size| size as u64).collect();
     checked_shape(op, &sizes)
 }
 
@@ -117,24 +121,26 @@ pub fn each(
     object: Option<&Bound<'_, PyAny>>,
     count: usize,
 ) -> PyResult<AxisList<u64>> {
-    let mut numbers = match object.filter(|object| !object.is_none()) {
+    let numbers = match object.filter(|object| !object.is_none()) {
         Some(object) => int_list(op, object)?,
-        None => vec![1],
+        None => smallvec![1],
     };
-    if numbers.len() == 1 {
-        numbers = vec![numbers[0]; count];
-    }
-    if numbers.len() != count || numbers.iter().any(|&number| number < 1) {
+    let for_all = numbers.len() == 1;
+    if !for_all && numbers.len() != count || numbers.iter().any(|&number| number < 1) {
         return Err(value_error(format!(
             "{op}: {what} must be one number of at least 1, or {count} of them; not {numbers:?}"
         )));
     }
-    let numbers: Vec<u64> = numbers.iter().map(|&number| number as u64).collect();
-    AxisList::new(&numbers).ok_or_else(|| value_error(format!("{op}: too many axes")))
+    let number = |axis| numbers[if for_all { 0 } else { axis }] as u64;
+    AxisList::collect((0..count).map(number))
+        .ok_or_else(|| value_error(format!("{op}: too many axes")))
 }
 
+/// Elements before and behind each axis.
+pub type Pairs = SmallVec<[(u64, u64); 4]>;
+
 /// A pair (before, behind) for each of `count` axes, from one number, one each, or one pair each.
-pub fn pairs(op: &str, object: &Bound<'_, PyAny>, count: usize) -> PyResult<Vec<(u64, u64)>> {
+pub fn pairs(op: &str, object: &Bound<'_, PyAny>, count: usize) -> PyResult<Pairs> {
     let wrong = || {
         value_error(format!(
             "{op}: padding is a number, {count} numbers or {count} pairs, none negative; not {object}"
@@ -142,7 +148,7 @@ pub fn pairs(op: &str, object: &Bound<'_, PyAny>, count: usize) -> PyResult<Vec<
     };
     if let Ok(width) = object.extract::<i64>() {
         let width = u64::try_from(width).map_err(|_| wrong())?;
-        return Ok(vec![(width, width); count]);
+        return Ok(smallvec![(width, width); count]);
     }
     let items: Vec<Bound<'_, PyAny>> = object.try_iter()?.collect::<PyResult<_>>()?;
     if items.len() != count {

@@ -5,10 +5,12 @@
 //! package's `_indexing` module. Bounds of integers and slices are checked here, at the call; the values of an index
 //! array are not known here: the gather itself counts negative ones from the end and reads 0 out of range.
 
+use pyo3::Borrowed;
 use pyo3::exceptions::{PyIndexError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBool, PyEllipsis, PyInt, PySlice, PyTuple};
+use smallvec::SmallVec;
 use tensord_client::Tensor;
 use tensord_shm::dtype::DType;
 use tensord_shm::layout::{RANK_MAX, Shape};
@@ -44,23 +46,34 @@ pub struct Basic {
     gather: Option<(Tensor, usize)>,
 }
 
-enum Item<'py> {
+/// One part of a key, borrowed from it.
+enum Item<'a, 'py> {
     Integer(i64),
-    Slice(Bound<'py, PySlice>),
+    Slice(Borrowed<'a, 'py, PySlice>),
     NewAxis,
     Ellipsis,
     Index(Tensor),
 }
 
-fn item<'py>(object: &Bound<'py, PyAny>) -> PyResult<Option<Item<'py>>> {
+impl Item<'_, '_> {
+    /// Does it stand for an axis of the array?
+    fn takes_axis(&self) -> bool {
+        !matches!(self, Item::NewAxis | Item::Ellipsis)
+    }
+}
+
+/// Parts of a key; hardly any has more.
+type Items<'a, 'py> = SmallVec<[Item<'a, 'py>; 4]>;
+
+fn item<'a, 'py>(object: Borrowed<'a, 'py, PyAny>) -> PyResult<Option<Item<'a, 'py>>> {
+    if let Ok(slice) = object.cast_exact::<PySlice>() {
+        return Ok(Some(Item::Slice(slice)));
+    }
     if let Ok(value) = object.cast_exact::<PyInt>() {
         let value: i64 = value
             .extract()
-            .map_err(|_| index_error(format!("index {value} is out of range")))?;
+            .map_err(|_| index_error(format!("index {} is out of range", *value)))?;
         return Ok(Some(Item::Integer(value)));
-    }
-    if let Ok(slice) = object.cast::<PySlice>() {
-        return Ok(Some(Item::Slice(slice.clone())));
     }
     if object.is_none() {
         return Ok(Some(Item::NewAxis));
@@ -89,10 +102,26 @@ fn item<'py>(object: &Bound<'py, PyAny>) -> PyResult<Option<Item<'py>>> {
     Ok(None)
 }
 
+/// The parts of a key; `None` where one of them is for the Python side.
+fn items<'a, 'py>(key: &'a Bound<'py, PyAny>) -> PyResult<Option<Items<'a, 'py>>> {
+    let mut items = Items::new();
+    let mut add = |object| Ok::<bool, PyErr>(item(object)?.map(|one| items.push(one)).is_some());
+    let all_known = match key.cast::<PyTuple>() {
+        Err(_) => add(key.as_borrowed())?,
+        Ok(tuple) => {
+            let mut parts = 0..tuple.len();
+            parts.try_fold(true, |known, k| {
+                Ok::<bool, PyErr>(known && add(tuple.get_borrowed_item(k)?)?)
+            })?
+        }
+    };
+    Ok(all_known.then_some(items))
+}
+
 impl Basic {
-    /// Resolves `key` against `shape`; `None` where the key needs the Python side.
-    fn parse(shape: &Shape, key: &Bound<'_, PyAny>) -> PyResult<Option<Basic>> {
-        let mut basic = Basic {
+    /// The key that takes everything.
+    fn everything() -> Basic {
+        Basic {
             starts: [0; RANK_MAX],
             steps: [1; RANK_MAX],
             lens: [0; RANK_MAX],
@@ -101,77 +130,60 @@ impl Basic {
             out_rank: 0,
             reshapes: false,
             gather: None,
-        };
-        basic.lens[..shape.rank()].copy_from_slice(shape);
-        let mut items: Vec<Item<'_>> = Vec::with_capacity(4);
-        match key.cast::<PyTuple>() {
-            Err(_) => match item(key)? {
-                Some(one) => items.push(one),
-                None => return Ok(None),
-            },
-            Ok(tuple) => {
-                for object in tuple.iter() {
-                    match item(&object)? {
-                        Some(one) => items.push(one),
-                        None => return Ok(None),
-                    }
-                }
-            }
         }
-        let takes_axis =
-            |item: &Item<'_>| matches!(item, Item::Integer(_) | Item::Slice(_) | Item::Index(_));
-        let named = items.iter().filter(|one| takes_axis(one)).count();
+    }
+
+    /// Resolves a key against `shape`, once; false where the key needs the Python side.
+    fn resolve(&mut self, shape: &Shape, items: &[Item<'_, '_>]) -> PyResult<bool> {
+        self.lens[..shape.rank()].copy_from_slice(shape);
+        let named = items.iter().filter(|one| one.takes_axis()).count();
         if named > shape.rank() {
             return Err(index_error(format!(
                 "too many indices: {named} for an array of shape {shape}"
             )));
         }
-        if items
-            .iter()
-            .filter(|one| matches!(one, Item::Index(_)))
-            .count()
-            > 1
-        {
-            return Ok(None);
+        let arrays = items.iter().filter(|one| matches!(one, Item::Index(_)));
+        if arrays.count() > 1 {
+            return Ok(false);
         }
         let mut rest = Some(shape.rank() - named);
         let mut axis = 0;
-        for one in &items {
-            if basic.out_rank == RANK_MAX {
+        for one in items {
+            if self.out_rank == RANK_MAX {
                 return Err(index_error(format!(
                     "the result would have more than {RANK_MAX} axes"
                 )));
             }
             match one {
                 Item::Integer(value) => {
-                    basic.integer(shape, axis, *value)?;
+                    self.integer(shape, axis, *value)?;
                     axis += 1;
                 }
                 Item::Slice(slice) => {
-                    basic.slice(shape, axis, slice)?;
+                    self.slice(shape, axis, *slice)?;
                     axis += 1;
                 }
                 Item::NewAxis => {
-                    basic.push(1);
-                    basic.reshapes = true;
+                    self.push(1);
+                    self.reshapes = true;
                 }
                 Item::Ellipsis => {
                     let count = rest.take().ok_or_else(|| {
                         PyIndexError::new_err("an index can have one ellipsis ('...')")
                     })?;
-                    basic.whole(shape, &mut axis, count)?;
+                    self.whole(shape, &mut axis, count)?;
                 }
                 Item::Index(tensor) => {
-                    basic.gather = Some((tensor.clone(), axis));
-                    basic.push(shape[axis]);
+                    self.gather = Some((tensor.clone(), axis));
+                    self.push(shape[axis]);
                     axis += 1;
                 }
             }
         }
         let count = rest.unwrap_or(0);
-        basic.whole(shape, &mut axis, count)?;
+        self.whole(shape, &mut axis, count)?;
         // An index array beside axes that go or come would need its axis followed through the reshape.
-        Ok((basic.gather.is_none() || !basic.reshapes).then_some(basic))
+        Ok(self.gather.is_none() || !self.reshapes)
     }
 
     fn push(&mut self, size: u64) {
@@ -207,7 +219,12 @@ impl Basic {
         Ok(())
     }
 
-    fn slice(&mut self, shape: &Shape, axis: usize, slice: &Bound<'_, PySlice>) -> PyResult<()> {
+    fn slice(
+        &mut self,
+        shape: &Shape,
+        axis: usize,
+        slice: Borrowed<'_, '_, PySlice>,
+    ) -> PyResult<()> {
         let size = shape[axis];
         let found = slice.indices(size as isize)?;
         let len = found.slicelength as u64;
@@ -258,10 +275,13 @@ impl Basic {
 pub fn get(array: &Bound<'_, Array>, key: &Bound<'_, PyAny>) -> PyResult<Py<PyAny>> {
     let py = array.py();
     let tensor = array.get().tensor(py);
-    match Basic::parse(tensor.shape(), key)? {
-        Some(basic) => Ok(Py::new(py, Array::new(basic.apply(py, tensor)?))?.into_any()),
-        None => Ok(support(py)?.call_method1("getitem", (array, key))?.unbind()),
+    if let Some(items) = items(key)? {
+        let mut basic = Basic::everything();
+        if basic.resolve(tensor.shape(), &items)? {
+            return Ok(Py::new(py, Array::new(basic.apply(py, tensor)?))?.into_any());
+        }
     }
+    Ok(support(py)?.call_method1("getitem", (array, key))?.unbind())
 }
 
 /// `array[key] = value`: the array names a new tensor from now on, made from the old one.

@@ -3,12 +3,13 @@
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyModule;
+use smallvec::{SmallVec, smallvec};
 use tensord_client::Tensor;
 use tensord_shm::dtype::DType;
 use tensord_shm::op::{AxisList, Op, Operand, ScatterMode};
 
 use crate::array::Array;
-use crate::attributes::{Axes, axis_number, int_list, shape_of};
+use crate::attributes::{Axes, Pairs, axis_number, int_list, shape_of};
 use crate::dtype::{Weak, promote_or_error};
 use crate::errors::value_error;
 use crate::functions::{array_argument, one};
@@ -38,7 +39,7 @@ fn permute_dims(py: Python<'_>, x: &Bound<'_, PyAny>, axes: &Bound<'_, PyAny>) -
     let order = axes
         .iter()
         .map(|&axis| axis_number("permute_dims", axis, rank, tensor.shape()))
-        .collect::<PyResult<Vec<u8>>>()?;
+        .collect::<PyResult<SmallVec<[u8; 8]>>>()?;
     let order = AxisList::new(&order)
         .ok_or_else(|| PyValueError::new_err("permute_dims: too many axes"))?;
     one(py, &Op::Permute(order), &tensor)
@@ -55,6 +56,8 @@ fn broadcast_to(py: Python<'_>, x: &Bound<'_, PyAny>, shape: &Bound<'_, PyAny>) 
     )
 }
 
+type Tensors = SmallVec<[Tensor; 4]>;
+
 /// Joins arrays along an existing axis (`None`: flattened first). Dtypes are promoted.
 #[pyfunction]
 #[pyo3(signature = (arrays, /, *, axis=Some(0)))]
@@ -62,7 +65,7 @@ fn concat(py: Python<'_>, arrays: Vec<Bound<'_, PyAny>>, axis: Option<i64>) -> P
     let mut tensors = arrays
         .iter()
         .map(|array| array_argument("concat", array))
-        .collect::<PyResult<Vec<_>>>()?;
+        .collect::<PyResult<Tensors>>()?;
     let Some(first) = tensors.first() else {
         return Err(PyValueError::new_err("concat needs at least one array"));
     };
@@ -82,9 +85,9 @@ fn concat(py: Python<'_>, arrays: Vec<Bound<'_, PyAny>>, axis: Option<i64>) -> P
     let axis = axis_number("concat", axis.unwrap_or(0), shape.rank(), &shape)?;
     while tensors.len() > 1 {
         // One request takes 32 operands; longer lists are joined in rounds.
-        let mut joined = Vec::with_capacity(tensors.len() / 32 + 1);
+        let mut joined = Tensors::new();
         for chunk in tensors.chunks(tensord_shm::op::OPERANDS_MAX) {
-            let operands: Vec<Operand<&Tensor>> = chunk.iter().map(Operand::Tensor).collect();
+            let operands: SmallVec<[_; 4]> = chunk.iter().map(Operand::Tensor).collect();
             joined.push(compute(py, &Op::Concat { axis }, &operands, NONE)?);
         }
         tensors = joined;
@@ -157,8 +160,7 @@ fn pad(
 
 fn padded(py: Python<'_>, tensor: &Tensor, pairs: &[(u64, u64)], fill: Weak) -> PyResult<Tensor> {
     let side = |pick: fn(&(u64, u64)) -> u64| {
-        AxisList::new(&pairs.iter().map(pick).collect::<Vec<u64>>())
-            .expect("one pair for each axis of a tensor")
+        AxisList::collect(pairs.iter().map(pick)).expect("one pair for each axis of a tensor")
     };
     let op = Op::Pad {
         low: side(|pair| pair.0),
@@ -181,15 +183,15 @@ fn window(
     padding: Option<&Bound<'_, PyAny>>,
 ) -> PyResult<Array> {
     let mut tensor = array_argument("window", x)?;
-    let shape = *tensor.shape();
+    let rank = tensor.shape().rank();
     let axes = int_list("window", axes)?
         .iter()
-        .map(|&axis| axis_number("window", axis, shape.rank(), &shape))
-        .collect::<PyResult<Vec<u8>>>()?;
+        .map(|&axis| axis_number("window", axis, rank, tensor.shape()))
+        .collect::<PyResult<SmallVec<[u8; 8]>>>()?;
     if let Some(padding) = padding {
         let named = crate::attributes::pairs("window", padding, axes.len())?;
         if named.iter().any(|pair| *pair != (0, 0)) {
-            let mut all = vec![(0, 0); shape.rank()];
+            let mut all: Pairs = smallvec![(0, 0); rank];
             for (axis, pair) in axes.iter().zip(named) {
                 all[usize::from(*axis)] = pair;
             }

@@ -6,6 +6,7 @@
 
 use std::sync::{Arc, TryLockError};
 
+use smallvec::SmallVec;
 use tensord_shm::completion::Reader;
 use tensord_shm::dtype::{DType, Scalar};
 use tensord_shm::error::Code;
@@ -28,13 +29,6 @@ const ATTEMPTS: u32 = 8;
 
 /// An operand of a submission: a tensor, or a scalar that travels inside the record.
 pub type Arg<'a> = Operand<&'a Tensor>;
-
-fn meta_of(operand: &Arg<'_>) -> Meta {
-    match operand {
-        Operand::Tensor(tensor) => *tensor.meta(),
-        Operand::Immediate(dtype, _) => scalar_meta(*dtype),
-    }
-}
 
 impl Session {
     /// Submits an elementwise function of one to three operands, broadcast against each other.
@@ -111,9 +105,9 @@ impl Session {
             ));
         }
         let meta = infer(op, operands)?;
-        let dtype = record_dtype(operands, meta)?;
+        let dtype = record_dtype(operands, &meta)?;
         let lane = self.lane();
-        if let Some(tensor) = lane.submit_ready(op, operands, (meta, dtype), immediates, site)? {
+        if let Some(tensor) = lane.submit_ready(op, operands, (&meta, dtype), immediates, site)? {
             return Ok(tensor);
         }
         let mut error = None;
@@ -163,16 +157,22 @@ impl Session {
 
 /// What an operation on these operands gives. Without an allocation for as many operands as nearly all operations have.
 fn infer(op: &Op, operands: &[Arg<'_>]) -> Result<Meta, Error> {
-    const FEW: usize = 3;
-    if operands.len() > FEW {
-        let metas: Vec<Meta> = operands.iter().map(meta_of).collect();
-        return Ok(op.infer(&metas)?);
-    }
-    let mut metas = [scalar_meta(DType::Bool); FEW];
-    for (meta, operand) in metas.iter_mut().zip(operands) {
-        *meta = meta_of(operand);
-    }
-    Ok(op.infer(&metas[..operands.len()])?)
+    let scalars: SmallVec<[Meta; 2]> = operands
+        .iter()
+        .filter_map(|operand| match operand {
+            Operand::Tensor(_) => None,
+            Operand::Immediate(dtype, _) => Some(scalar_meta(*dtype)),
+        })
+        .collect();
+    let mut scalar = scalars.iter();
+    let metas: SmallVec<[&Meta; 4]> = operands
+        .iter()
+        .filter_map(|operand| match operand {
+            Operand::Tensor(tensor) => Some(tensor.meta()),
+            Operand::Immediate(..) => scalar.next(),
+        })
+        .collect();
+    Ok(op.infer(&metas)?)
 }
 
 /// For operands of one dtype, where one of them has the result's shape already: what it is. `None` leaves the decision, and the
@@ -212,27 +212,21 @@ fn spreads(part: &Shape, whole: &Shape) -> bool {
         .all(|(part, whole)| part == whole || *part == 1)
 }
 
-/// The dtype that stands in the record: that of its immediates.
-fn record_dtype(operands: &[Arg<'_>], meta: Meta) -> Result<DType, Error> {
-    let mut dtype = None;
-    for operand in operands {
-        if let Operand::Immediate(have, _) = operand {
-            if dtype.is_some_and(|dtype| dtype != *have) {
-                return Err(Error::new(
-                    Code::DTypes,
-                    "scalar operands of one request must have one dtype: make one of them a tensor",
-                ));
-            }
-            dtype = Some(*have);
-        }
+/// The dtype that stands in the record: that of its immediates, else of its last operand, else of its result.
+fn record_dtype(operands: &[Arg<'_>], meta: &Meta) -> Result<DType, Error> {
+    let mut dtypes = operands.iter().filter_map(|operand| match operand {
+        Operand::Tensor(_) => None,
+        Operand::Immediate(dtype, _) => Some(*dtype),
+    });
+    match (dtypes.next(), operands.last()) {
+        (Some(first), _) if dtypes.all(|dtype| dtype == first) => Ok(first),
+        (Some(_), _) => Err(Error::new(
+            Code::DTypes,
+            "scalar operands of one request must have one dtype: make one of them a tensor",
+        )),
+        (None, Some(Operand::Tensor(last))) => Ok(last.dtype()),
+        (None, _) => Ok(meta.dtype),
     }
-    Ok(dtype.unwrap_or_else(|| {
-        operands
-            .iter()
-            .map(meta_of)
-            .next_back()
-            .map_or(meta.dtype, |last| last.dtype)
-    }))
 }
 
 impl Lane {
@@ -264,7 +258,7 @@ impl Lane {
         self: &Arc<Self>,
         op: &Op,
         operands: &[Arg<'_>],
-        (meta, dtype): (Meta, DType),
+        (meta, dtype): (&Meta, DType),
         immediates: [Scalar; 2],
         site: Site,
     ) -> Result<Option<Tensor>, Error> {
@@ -288,7 +282,7 @@ impl Lane {
                 let spare = ring.take_spare();
                 drop(ring);
                 let name = (out, Mark { epoch, value });
-                Ok(Some(Tensor::like(self, spare, name, &meta, meta.dtype)))
+                Ok(Some(Tensor::like(self, spare, name, meta, meta.dtype)))
             }
             // The slower way waits for room, or says what is too long.
             Ok(Err(_)) | Err(_) => {

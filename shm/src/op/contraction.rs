@@ -6,6 +6,8 @@ use crate::layout::{RANK_MAX, Shape};
 /// Highest label of a contraction.
 pub const LABEL_MAX: u8 = 63;
 
+const OP: &str = "contract";
+
 /// What [`contract_sizes`] finds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ContractSizes {
@@ -18,6 +20,105 @@ pub struct ContractSizes {
     pub sizes: [u64; LABEL_MAX as usize + 1],
 }
 
+/// Labels in the order in which they first stand, with their sizes.
+struct Found {
+    count: usize,
+    labels: [u8; 2 * RANK_MAX],
+    sizes: [u64; 2 * RANK_MAX],
+    /// One bit for each label found.
+    seen: u64,
+}
+
+impl Found {
+    fn place(&self, label: u8) -> Option<usize> {
+        self.labels[..self.count].iter().position(|&l| l == label)
+    }
+
+    /// Takes in one operand.
+    fn add(&mut self, labels: &Labels, shape: &Shape) -> Result<(), OpError> {
+        if labels.len() != shape.rank() {
+            return Err(OpError::LabelCount {
+                have: labels.len(),
+                shape: *shape,
+            });
+        }
+        for (&label, &size) in labels.iter().zip(shape.iter()) {
+            if label > LABEL_MAX {
+                return Err(OpError::OutputLabel { label });
+            }
+            let known = match self.seen >> label & 1 {
+                0 => None,
+                _ => self.place(label),
+            };
+            let Some(known) = known else {
+                self.seen |= 1 << label;
+                (self.labels[self.count], self.sizes[self.count]) = (label, size);
+                self.count += 1;
+                continue;
+            };
+            let have = &mut self.sizes[known];
+            if *have == 1 {
+                *have = size;
+            } else if size != *have && size != 1 {
+                return Err(OpError::LabelSize {
+                    label,
+                    a: *have,
+                    b: size,
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// Each label with its size.
+    fn iter(&self) -> impl Iterator<Item = (u8, u64)> {
+        let labels = self.labels[..self.count].iter().copied();
+        labels.zip(self.sizes.iter().copied())
+    }
+}
+
+/// Checks the labels of a contraction against its operands. Gives the output's shape, what was found, and a bit for each label kept.
+fn check(
+    [a, b, out]: [&Labels; 3],
+    [a_shape, b_shape]: [&Shape; 2],
+) -> Result<(Shape, Found, u64), OpError> {
+    let mut found = Found {
+        count: 0,
+        labels: [0; 2 * RANK_MAX],
+        sizes: [0; 2 * RANK_MAX],
+        seen: 0,
+    };
+    found.add(a, a_shape)?;
+    found.add(b, b_shape)?;
+    let mut kept = 0u64;
+    let mut sizes = [0u64; RANK_MAX];
+    for (size, &label) in sizes.iter_mut().zip(out.iter()) {
+        let once = label <= LABEL_MAX && kept >> label & 1 == 0;
+        let place = found.place(label).filter(|_| once);
+        *size = found.sizes[place.ok_or(OpError::OutputLabel { label })?];
+        kept |= 1 << label;
+    }
+    let too_large = OpError::TooLarge { op: OP };
+    let Some(shape) = Shape::new(&sizes[..out.len()]) else {
+        return Err(too_large);
+    };
+    let work = found
+        .iter()
+        .filter(|(label, _)| kept >> label & 1 == 0)
+        .try_fold(shape.count().max(1), |work, (_, size)| {
+            work.checked_mul(size.max(1)).filter(|&w| w <= 1 << 60)
+        });
+    match work {
+        Some(_) => Ok((shape, found, kept)),
+        None => Err(too_large),
+    }
+}
+
+/// Shape of a contraction's output.
+pub(super) fn contract_shape(labels: [&Labels; 3], shapes: [&Shape; 2]) -> Result<Shape, OpError> {
+    check(labels, shapes).map(|(shape, ..)| shape)
+}
+
 /// Checks the labels of a contraction against its operands.
 pub fn contract_sizes(
     a: &Labels,
@@ -26,56 +127,14 @@ pub fn contract_sizes(
     a_shape: &Shape,
     b_shape: &Shape,
 ) -> Result<ContractSizes, OpError> {
-    let op = "contract";
+    let (out, found, kept) = check([a, b, out], [a_shape, b_shape])?;
     let mut sizes = [0u64; LABEL_MAX as usize + 1];
-    let mut seen = 0u64;
-    let mut order = Vec::with_capacity(a.len() + b.len());
-    for (labels, shape) in [(a, a_shape), (b, b_shape)] {
-        if labels.len() != shape.rank() {
-            return Err(OpError::LabelCount {
-                have: labels.len(),
-                shape: *shape,
-            });
-        }
-        for (axis, &label) in labels.iter().enumerate() {
-            if label > LABEL_MAX {
-                return Err(OpError::OutputLabel { label });
-            }
-            let size = &mut sizes[usize::from(label)];
-            if seen >> label & 1 == 0 {
-                seen |= 1 << label;
-                order.push(label);
-                *size = shape[axis];
-            } else if *size == 1 {
-                *size = shape[axis];
-            } else if shape[axis] != *size && shape[axis] != 1 {
-                return Err(OpError::LabelSize {
-                    label,
-                    a: *size,
-                    b: shape[axis],
-                });
-            }
+    let mut summed = Vec::new();
+    for (label, size) in found.iter() {
+        sizes[usize::from(label)] = size;
+        if kept >> label & 1 == 0 {
+            summed.push(label);
         }
     }
-    let mut kept = 0u64;
-    let mut out_sizes = [0u64; RANK_MAX];
-    for (axis, &label) in out.iter().enumerate() {
-        if label > LABEL_MAX || seen >> label & 1 == 0 || kept >> label & 1 == 1 {
-            return Err(OpError::OutputLabel { label });
-        }
-        kept |= 1 << label;
-        out_sizes[axis] = sizes[usize::from(label)];
-    }
-    let out = Shape::new(&out_sizes[..out.len()]).ok_or(OpError::TooLarge { op })?;
-    order.retain(|&label| kept >> label & 1 == 0);
-    let work = order.iter().try_fold(out.count().max(1), |work, &label| {
-        work.checked_mul(sizes[usize::from(label)].max(1))
-            .filter(|&w| w <= 1 << 60)
-    });
-    work.ok_or(OpError::TooLarge { op })?;
-    Ok(ContractSizes {
-        out,
-        summed: order,
-        sizes,
-    })
+    Ok(ContractSizes { out, summed, sizes })
 }

@@ -5,63 +5,63 @@
 
 use super::{
     AxisList, AxisSet, Distribution, Domain, Elementwise, Labels, Meta, OPERANDS_MAX, Op, OpError,
-    Reduction, contract_sizes,
+    Reduction, contraction::contract_shape,
 };
 use crate::dtype::{DType, Kind};
 use crate::layout::{RANK_MAX, Shape};
 
 impl Op {
     /// Dtype and shape of the result.
-    pub fn infer(&self, operands: &[Meta]) -> Result<Meta, OpError> {
+    pub fn infer(&self, operands: &[&Meta]) -> Result<Meta, OpError> {
         let op = self.name();
         let arity = |want: usize| match operands.len() {
             have if have == want => Ok(()),
             have => Err(OpError::Arity { op, want, have }),
         };
-        match *self {
-            Op::Elementwise(function) => infer_elementwise(function, operands),
+        match self {
+            Op::Elementwise(function) => infer_elementwise(*function, operands),
             Op::Cast(dtype) => arity(1).map(|()| Meta {
-                dtype,
+                dtype: *dtype,
                 shape: operands[0].shape,
             }),
-            Op::Copy => arity(1).map(|()| operands[0]),
+            Op::Copy => arity(1).map(|()| *operands[0]),
             Op::Reduce { kind, axes, keep } => {
                 arity(1)?;
-                infer_reduce(op, kind, axes, keep, operands[0])
+                infer_reduce(op, *kind, *axes, *keep, operands[0])
             }
             Op::Scan { axis, .. } => {
                 arity(1)?;
-                check_axis(op, axis, &operands[0].shape)?;
+                check_axis(op, *axis, &operands[0].shape)?;
                 number(op, operands[0].dtype)?;
-                Ok(operands[0])
+                Ok(*operands[0])
             }
             Op::Contract { a, b, out } => {
                 arity(2)?;
-                infer_contract([&a, &b, &out], operands)
+                infer_contract([a, b, out], operands)
             }
             Op::Pad { low, high } => {
                 arity(1)?;
-                infer_pad(&low, &high, operands[0])
+                infer_pad(low, high, operands[0])
             }
-            Op::Concat { axis } => infer_concat(axis, operands),
+            Op::Concat { axis } => infer_concat(*axis, operands),
             Op::Gather { axis } => {
                 arity(2)?;
-                infer_gather(op, axis, operands[0], operands[1])
+                infer_gather(op, *axis, operands[0], operands[1])
             }
             Op::Scatter { axis, .. } => {
                 arity(3)?;
-                infer_scatter(axis, operands[0], operands[1], operands[2])
+                infer_scatter(*axis, operands[0], operands[1], operands[2])
             }
-            Op::Full(meta) => arity(0).map(|()| meta),
+            Op::Full(meta) => arity(0).map(|()| *meta),
             Op::Iota { meta, axis } => {
                 arity(0)?;
-                check_axis(op, axis, &meta.shape)?;
+                check_axis(op, *axis, &meta.shape)?;
                 number(op, meta.dtype)?;
-                Ok(meta)
+                Ok(*meta)
             }
             Op::Random { meta, distribution } => {
                 arity(0)?;
-                infer_random(meta, distribution)
+                infer_random(meta, *distribution)
             }
             Op::Reshape(_)
             | Op::Permute(_)
@@ -102,7 +102,7 @@ fn number(op: &'static str, dtype: DType) -> Result<(), OpError> {
     }
 }
 
-fn same_dtype(op: &'static str, operands: &[Meta]) -> Result<(), OpError> {
+fn same_dtype(op: &'static str, operands: &[&Meta]) -> Result<(), OpError> {
     match operands
         .windows(2)
         .find(|pair| pair[0].dtype != pair[1].dtype)
@@ -116,7 +116,7 @@ fn same_dtype(op: &'static str, operands: &[Meta]) -> Result<(), OpError> {
     }
 }
 
-fn infer_elementwise(function: Elementwise, operands: &[Meta]) -> Result<Meta, OpError> {
+fn infer_elementwise(function: Elementwise, operands: &[&Meta]) -> Result<Meta, OpError> {
     let info = function.info();
     let op = info.name;
     if operands.len() != function.arity() {
@@ -171,7 +171,7 @@ fn infer_reduce(
     kind: Reduction,
     axes: AxisSet,
     keep: bool,
-    operand: Meta,
+    operand: &Meta,
 ) -> Result<Meta, OpError> {
     let shape = operand.shape;
     if axes.0 & !AxisSet::all(shape.rank()).0 != 0 {
@@ -198,7 +198,7 @@ fn infer_reduce(
     Ok(Meta { dtype, shape })
 }
 
-fn infer_pad(low: &AxisList<u64>, high: &AxisList<u64>, operand: Meta) -> Result<Meta, OpError> {
+fn infer_pad(low: &AxisList<u64>, high: &AxisList<u64>, operand: &Meta) -> Result<Meta, OpError> {
     let op = "pad";
     let rank = operand.shape.rank();
     for have in [low.len(), high.len()] {
@@ -220,7 +220,7 @@ fn infer_pad(low: &AxisList<u64>, high: &AxisList<u64>, operand: Meta) -> Result
     })
 }
 
-fn infer_concat(axis: u8, operands: &[Meta]) -> Result<Meta, OpError> {
+fn infer_concat(axis: u8, operands: &[&Meta]) -> Result<Meta, OpError> {
     let op = "concat";
     if operands.is_empty() || operands.len() > OPERANDS_MAX {
         return Err(OpError::Arity {
@@ -257,7 +257,7 @@ fn infer_concat(axis: u8, operands: &[Meta]) -> Result<Meta, OpError> {
     })
 }
 
-fn infer_gather(op: &'static str, axis: u8, operand: Meta, index: Meta) -> Result<Meta, OpError> {
+fn infer_gather(op: &'static str, axis: u8, operand: &Meta, index: &Meta) -> Result<Meta, OpError> {
     check_axis(op, axis, &operand.shape)?;
     if index.dtype != DType::I64 {
         return Err(OpError::DType {
@@ -285,7 +285,7 @@ fn infer_gather(op: &'static str, axis: u8, operand: Meta, index: Meta) -> Resul
     })
 }
 
-fn infer_scatter(axis: u8, operand: Meta, index: Meta, updates: Meta) -> Result<Meta, OpError> {
+fn infer_scatter(axis: u8, operand: &Meta, index: &Meta, updates: &Meta) -> Result<Meta, OpError> {
     let op = "scatter";
     let part = infer_gather(op, axis, operand, index)?;
     if updates.dtype != operand.dtype {
@@ -296,7 +296,7 @@ fn infer_scatter(axis: u8, operand: Meta, index: Meta, updates: Meta) -> Result<
         });
     }
     match updates.shape == part.shape {
-        true => Ok(operand),
+        true => Ok(*operand),
         false => Err(OpError::Updates {
             have: updates.shape,
             want: part.shape,
@@ -304,11 +304,12 @@ fn infer_scatter(axis: u8, operand: Meta, index: Meta, updates: Meta) -> Result<
     }
 }
 
-fn infer_contract([a, b, out]: [&Labels; 3], operands: &[Meta]) -> Result<Meta, OpError> {
+fn infer_contract(labels: [&Labels; 3], operands: &[&Meta]) -> Result<Meta, OpError> {
     let op = "contract";
     same_dtype(op, operands)?;
     number(op, operands[0].dtype)?;
-    let shape = contract_sizes(a, b, out, &operands[0].shape, &operands[1].shape)?.out;
+    let shapes = [&operands[0].shape, &operands[1].shape];
+    let shape = contract_shape(labels, shapes)?;
     let dtype = match operands[0].dtype {
         DType::I8 => DType::I32,
         other => other,
@@ -316,11 +317,11 @@ fn infer_contract([a, b, out]: [&Labels; 3], operands: &[Meta]) -> Result<Meta, 
     Ok(Meta { dtype, shape })
 }
 
-fn infer_random(meta: Meta, distribution: Distribution) -> Result<Meta, OpError> {
+fn infer_random(meta: &Meta, distribution: Distribution) -> Result<Meta, OpError> {
     let domain = match (distribution, meta.dtype.is_float()) {
         (Distribution::Bits, true) => "integers and bool for bits",
         (Distribution::Uniform | Distribution::Normal, false) => "floats",
-        _ => return Ok(meta),
+        _ => return Ok(*meta),
     };
     Err(OpError::DType {
         op: "random",

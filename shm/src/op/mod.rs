@@ -49,6 +49,19 @@ impl<T: Copy + Default> AxisList<T> {
         list.items.get_mut(..items.len())?.copy_from_slice(items);
         Some(list)
     }
+
+    /// Of as many items as there are; `None` where they are more than the highest rank.
+    pub fn collect(items: impl IntoIterator<Item = T>) -> Option<AxisList<T>> {
+        let mut list = AxisList {
+            len: 0,
+            items: [T::default(); RANK_MAX],
+        };
+        for item in items {
+            *list.items.get_mut(usize::from(list.len))? = item;
+            list.len += 1;
+        }
+        Some(list)
+    }
 }
 
 impl<T> std::ops::Deref for AxisList<T> {

@@ -156,7 +156,7 @@ impl Builder {
     /// Adds an operation, unless it does not fit or grows too large.
     fn compute(&mut self, op: Op, args: Vec<Arg>, immediates: [Scalar; 2]) -> Option<usize> {
         let metas: Vec<Meta> = args.iter().map(|arg| self.meta_of(arg)).collect();
-        let meta = op.infer(&metas).ok()?;
+        let meta = op.infer(&metas.iter().collect::<Vec<_>>()).ok()?;
         if meta.shape.count() > COUNT_MAX || meta.shape.iter().any(|&size| size > COUNT_MAX) {
             return None;
         }

@@ -473,7 +473,7 @@ impl Trace {
                 }
             }
         }
-        let meta = compute.op.infer(&metas).ok()?;
+        let meta = compute.op.infer(&metas.iter().collect::<Vec<_>>()).ok()?;
         let immediate = |arg: &Arg| matches!(arg, Arg::Immediate(_));
         let act = if compute.op.is_view() {
             let Some(&Arg::Tensor(place)) = args.first() else {
