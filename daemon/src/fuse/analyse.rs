@@ -105,7 +105,7 @@ pub fn analyse(segment: &Segment) -> Analysis {
             && !node.needed
             && instructions[index] <= TREE_INSTRUCTIONS_MAX
             && may_repeat(nodes, &uses[index], cost[index], instructions[index])
-            && pull(nodes, &uses[index], index, cost[index], &mut coordinates);
+            && pull(nodes, &uses, index, cost[index], &mut coordinates);
         roles[index] = if inline { Role::Inline } else { Role::Root };
     }
     Analysis { roles, coordinates }
@@ -146,19 +146,24 @@ fn may_repeat(
 /// Can all consumers compute the node at the indices they want? Notes the coordinates where they can.
 fn pull(
     nodes: &[SegmentNode],
-    uses: &[(usize, usize)],
+    uses: &[Vec<(usize, usize)>],
     index: usize,
     cost: u32,
     coordinates: &mut [Vec<Option<Vec<Affine>>>],
 ) -> bool {
     let shape = nodes[index].meta.shape;
-    let mut found = Vec::with_capacity(uses.len());
-    for &(consumer, position) in uses {
+    let mut found = Vec::with_capacity(uses[index].len());
+    for &(consumer, position) in &uses[index] {
         let user = &nodes[consumer];
         let view = &user.args[position].layout;
         // Repeating work is worth it only where it is no more than reading: padding, copies, casts.
         let repeats = repeats(user, view, &shape);
-        if wants_memory(&user.op, position) || (repeats && cost > 0) {
+        // A contraction packs padded windows of what lies in memory; computing them it would go from window to window.
+        let padded = matches!(*user.op, Op::Pad { .. })
+            && uses[consumer]
+                .iter()
+                .any(|&(consumer, _)| matches!(*nodes[consumer].op, Op::Contract { .. }));
+        if wants_memory(&user.op, position) || cost > 0 && (repeats || padded) {
             return false;
         }
         match decompose(view, &shape) {

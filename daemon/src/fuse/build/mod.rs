@@ -11,6 +11,8 @@ mod anchor;
 mod memory;
 mod pointwise;
 mod step;
+#[cfg(test)]
+mod tests;
 mod value;
 mod whole;
 
