@@ -96,9 +96,9 @@ fn convolutions(stride: u64) -> Segment {
     }
 }
 
-fn contractions(plan: &Plan) -> Vec<&Contract> {
-    let contract = |step| match step {
-        &Step::Contract(ref contract) => Some(&**contract),
+fn contractions<'a>(plan: &'a Plan) -> Vec<&'a Contract> {
+    let contract = |step: &'a Step| match step {
+        Step::Contract(contract) => Some(&**contract),
         _ => None,
     };
     plan.steps.iter().filter_map(contract).collect()

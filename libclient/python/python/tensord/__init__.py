@@ -217,29 +217,16 @@ def stat():
     return _json.loads(_core.stat_json())
 
 
-_MISSING = {
-    "argsort": "the operation table has no sort",
-    "sort": "the operation table has no sort",
-    "searchsorted": "the operation table has no sort",
-    "unique_all": "the operation table has no sort",
-    "unique_counts": "the operation table has no sort",
-    "unique_inverse": "the operation table has no sort",
-    "unique_values": "the operation table has no sort",
-    "complex64": "no operation of the table takes complex dtypes",
-    "complex128": "no operation of the table takes complex dtypes",
-    "conj": "no operation of the table takes complex dtypes",
-    "imag": "no operation of the table takes complex dtypes",
-    "real": "no operation of the table takes complex dtypes",
-}
+def _missing(name):
+    def missing(*args, **kwargs):
+        raise NotImplementedError(f"tensord has no {name}: the operation table has no {why}")
+
+    why = "complex dtypes" if name in ("conj", "imag", "real") else "sort"
+    missing.__name__ = missing.__qualname__ = name
+    return missing
 
 
-def __getattr__(name):
-    if name in _MISSING and not name.startswith("complex"):
-
-        def missing(*args, **kwargs):
-            raise NotImplementedError(f"tensord has no {name}: {_MISSING[name]}")
-
-        missing.__name__ = name
-        return missing
-    reason = f": {_MISSING[name]}" if name in _MISSING else ""
-    raise AttributeError(f"module 'tensord' has no attribute {name!r}{reason}")
+# What the standard has and tensord has not. Functions, and no `__getattr__`: the interpreter looks every attribute of a module that has
+# one up by name, at each call.
+for _name in ("argsort", "sort", "searchsorted", "unique_all", "unique_counts", "unique_inverse", "unique_values", "conj", "imag", "real"):
+    globals()[_name] = _missing(_name)
