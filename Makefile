@@ -23,7 +23,7 @@ CARRIED := $(PACKAGE)/python/tensord/bin/tensord
 DEMO_FLAGS = $(if $(WAV),--wav "$(WAV)") $(if $(SECONDS),--seconds "$(SECONDS)") $(DEMO_ARGS)
 
 PACKAGE_SOURCES := Cargo.toml Cargo.lock $(PACKAGE)/pyproject.toml $(shell find shm libclient/rust $(PACKAGE) \
-	-name '*.rs' -o -name Cargo.toml -o -name '*.py' -o -name py.typed)
+	-name '*.rs' -o -name Cargo.toml -o -name '*.py' -o -name '*.pyi' -o -name py.typed)
 
 .PHONY: help build binaries demo test figures bench record clean
 

@@ -133,14 +133,17 @@ fn may_repeat(
 ) -> bool {
     let first = uses.first().map(|u| u.0);
     let one_consumer = uses.iter().all(|&(consumer, _)| Some(consumer) == first);
-    let fills = uses
-        .iter()
-        .all(|&(consumer, _)| !matches!(*nodes[consumer].op, Op::Contract { .. }));
     one_consumer
         || (cost <= DUPLICATE_COST_MAX
             && instructions <= 4
             && uses.len() <= DUPLICATE_USES_MAX
-            && fills)
+            && !feeds_contraction(nodes, uses))
+}
+
+/// Does any of these uses belong to a contraction?
+fn feeds_contraction(nodes: &[SegmentNode], uses: &[(usize, usize)]) -> bool {
+    uses.iter()
+        .any(|&(consumer, _)| matches!(*nodes[consumer].op, Op::Contract { .. }))
 }
 
 /// Can all consumers compute the node at the indices they want? Notes the coordinates where they can.
@@ -159,10 +162,8 @@ fn pull(
         // Repeating work is worth it only where it is no more than reading: padding, copies, casts.
         let repeats = repeats(user, view, &shape);
         // A contraction packs padded windows of what lies in memory; computing them it would go from window to window.
-        let padded = matches!(*user.op, Op::Pad { .. })
-            && uses[consumer]
-                .iter()
-                .any(|&(consumer, _)| matches!(*nodes[consumer].op, Op::Contract { .. }));
+        let padded =
+            matches!(*user.op, Op::Pad { .. }) && feeds_contraction(nodes, &uses[consumer]);
         if wants_memory(&user.op, position) || cost > 0 && (repeats || padded) {
             return false;
         }

@@ -10,7 +10,7 @@ use pyo3::exceptions::{PyIndexError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBool, PyEllipsis, PyInt, PySlice, PyTuple};
-use smallvec::SmallVec;
+use smallvec::{SmallVec, smallvec};
 use tensord_client::Tensor;
 use tensord_shm::dtype::DType;
 use tensord_shm::layout::{RANK_MAX, Shape};
@@ -104,24 +104,17 @@ fn item<'a, 'py>(object: Borrowed<'a, 'py, PyAny>) -> PyResult<Option<Item<'a, '
 
 /// The parts of a key; `None` where one of them is for the Python side.
 fn items<'a, 'py>(key: &'a Bound<'py, PyAny>) -> PyResult<Option<Items<'a, 'py>>> {
-    let mut items = Items::new();
-    let mut add = |object| Ok::<bool, PyErr>(item(object)?.map(|one| items.push(one)).is_some());
-    let all_known = match key.cast::<PyTuple>() {
-        Err(_) => add(key.as_borrowed())?,
-        Ok(tuple) => {
-            let mut parts = 0..tuple.len();
-            parts.try_fold(true, |known, k| {
-                Ok::<bool, PyErr>(known && add(tuple.get_borrowed_item(k)?)?)
-            })?
-        }
+    let Ok(tuple) = key.cast::<PyTuple>() else {
+        return Ok(item(key.as_borrowed())?.map(|one| smallvec![one]));
     };
-    Ok(all_known.then_some(items))
+    let parts = 0..tuple.len();
+    parts.map(|k| item(tuple.get_borrowed_item(k)?)).collect()
 }
 
 impl Basic {
-    /// The key that takes everything.
-    fn everything() -> Basic {
-        Basic {
+    /// Of a key for this shape, none of whose parts are resolved yet.
+    fn unresolved(shape: &Shape) -> Basic {
+        let mut basic = Basic {
             starts: [0; RANK_MAX],
             steps: [1; RANK_MAX],
             lens: [0; RANK_MAX],
@@ -130,12 +123,13 @@ impl Basic {
             out_rank: 0,
             reshapes: false,
             gather: None,
-        }
+        };
+        basic.lens[..shape.rank()].copy_from_slice(shape);
+        basic
     }
 
     /// Resolves a key against `shape`, once; false where the key needs the Python side.
     fn resolve(&mut self, shape: &Shape, items: &[Item<'_, '_>]) -> PyResult<bool> {
-        self.lens[..shape.rank()].copy_from_slice(shape);
         let named = items.iter().filter(|one| one.takes_axis()).count();
         if named > shape.rank() {
             return Err(index_error(format!(
@@ -276,7 +270,7 @@ pub fn get(array: &Bound<'_, Array>, key: &Bound<'_, PyAny>) -> PyResult<Py<PyAn
     let py = array.py();
     let tensor = array.get().tensor(py);
     if let Some(items) = items(key)? {
-        let mut basic = Basic::everything();
+        let mut basic = Basic::unresolved(tensor.shape());
         if basic.resolve(tensor.shape(), &items)? {
             return Ok(Py::new(py, Array::new(basic.apply(py, tensor)?))?.into_any());
         }

@@ -6,8 +6,6 @@ use crate::layout::{RANK_MAX, Shape};
 /// Highest label of a contraction.
 pub const LABEL_MAX: u8 = 63;
 
-const OP: &str = "contract";
-
 /// What [`contract_sizes`] finds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ContractSizes {
@@ -25,8 +23,6 @@ struct Found {
     count: usize,
     labels: [u8; 2 * RANK_MAX],
     sizes: [u64; 2 * RANK_MAX],
-    /// One bit for each label found.
-    seen: u64,
 }
 
 impl Found {
@@ -46,12 +42,7 @@ impl Found {
             if label > LABEL_MAX {
                 return Err(OpError::OutputLabel { label });
             }
-            let known = match self.seen >> label & 1 {
-                0 => None,
-                _ => self.place(label),
-            };
-            let Some(known) = known else {
-                self.seen |= 1 << label;
+            let Some(known) = self.place(label) else {
                 (self.labels[self.count], self.sizes[self.count]) = (label, size);
                 self.count += 1;
                 continue;
@@ -86,7 +77,6 @@ fn check(
         count: 0,
         labels: [0; 2 * RANK_MAX],
         sizes: [0; 2 * RANK_MAX],
-        seen: 0,
     };
     found.add(a, a_shape)?;
     found.add(b, b_shape)?;
@@ -98,7 +88,7 @@ fn check(
         *size = found.sizes[place.ok_or(OpError::OutputLabel { label })?];
         kept |= 1 << label;
     }
-    let too_large = OpError::TooLarge { op: OP };
+    let too_large = OpError::TooLarge { op: "contract" };
     let Some(shape) = Shape::new(&sizes[..out.len()]) else {
         return Err(too_large);
     };

@@ -42,12 +42,7 @@ pub struct AxisList<T> {
 impl<T: Copy + Default> AxisList<T> {
     /// From a slice; `None` where it is longer than the highest rank.
     pub fn new(items: &[T]) -> Option<AxisList<T>> {
-        let mut list = AxisList {
-            len: u8::try_from(items.len()).ok()?,
-            items: [T::default(); RANK_MAX],
-        };
-        list.items.get_mut(..items.len())?.copy_from_slice(items);
-        Some(list)
+        AxisList::collect(items.iter().copied())
     }
 
     /// Of as many items as there are; `None` where they are more than the highest rank.

@@ -217,10 +217,10 @@ impl Seen {
 /// What this queue's traces began with lately: behind nothing there are too many branches to look at each.
 #[derive(Default)]
 struct Firsts {
+    /// The latest last.
     branches: Vec<Rc<Branch>>,
     /// Of the tree that they are from.
     generation: u64,
-    noted: usize,
 }
 
 impl Firsts {
@@ -238,11 +238,10 @@ impl Firsts {
         if self.branches.iter().any(|known| Rc::ptr_eq(known, first)) {
             return;
         }
-        self.noted += 1;
-        match self.branches.len() < FIRSTS_MAX {
-            true => self.branches.push(Rc::clone(first)),
-            false => self.branches[self.noted % FIRSTS_MAX] = Rc::clone(first),
+        if self.branches.len() == FIRSTS_MAX {
+            self.branches.remove(0);
         }
+        self.branches.push(Rc::clone(first));
     }
 
     fn iter(&self) -> impl Iterator<Item = &Rc<Branch>> {

@@ -121,7 +121,7 @@ impl Trace {
         };
         self.begin(branches);
         let before = self.seen.extent();
-        let mut fitting = |branch: &Rc<Branch>| {
+        let fitting = |branch: &Rc<Branch>| {
             let pattern = branch.pattern();
             let pattern = pattern.as_ref()?;
             if (head as u32, counts) != (pattern.head, pattern.counts) {
@@ -136,7 +136,7 @@ impl Trace {
         };
         let known = match self.steps.branches.last() {
             Some(parent) => parent.children().iter().find_map(fitting),
-            None => self.firsts.iter().find_map(&mut fitting),
+            None => self.firsts.iter().find_map(fitting),
         };
         match known {
             Some((branch, releases)) => self.take(handles, branch, (out, releases), about, before),

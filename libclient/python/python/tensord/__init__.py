@@ -218,10 +218,11 @@ def stat():
 
 
 def _missing(name):
+    why = "complex dtypes" if name in ("conj", "imag", "real") else "sort"
+
     def missing(*args, **kwargs):
         raise NotImplementedError(f"tensord has no {name}: the operation table has no {why}")
 
-    why = "complex dtypes" if name in ("conj", "imag", "real") else "sort"
     missing.__name__ = missing.__qualname__ = name
     return missing
 

@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 
 use tensord_cpu::{CpuBackend, CpuConfig};
 use tensord_plan::{
-    Access, Backend, Body, Buffer, Immediate, Instance, Instr, Launch, LaunchId, Map, Operand,
-    Params, Plan, Reduce, Slot, Step, Store, ValueId,
+    Access, Backend, Body, Buffer, BufferId, Immediate, Instance, Instr, Launch, LaunchId, Map,
+    Operand, Params, Plan, Reduce, Slot, Step, Store, ValueId,
 };
 use tensord_shm::dtype::{DType, Scalar};
 use tensord_shm::op::{Elementwise, Reduction};
@@ -164,6 +164,14 @@ fn fill(to: &mut [u8], dtype: DType) {
     }
 }
 
+/// A buffer of numbers.
+fn filled(backend: &mut CpuBackend, bytes: u64, dtype: DType) -> BufferId {
+    let buffer = backend.alloc(bytes).unwrap();
+    let write = &mut |_: u64, to: &mut [u8]| fill(to, dtype);
+    backend.write(buffer, 0, bytes, write).unwrap();
+    buffer
+}
+
 /// Launches of these instances, from the call until the completion is collected, without what the instances cost the caller.
 fn launches(backend: &mut CpuBackend, plan: &Plan, all: &[Instance]) -> Times {
     let plan = Arc::new(plan.clone());
@@ -204,12 +212,7 @@ fn time(backend: &mut CpuBackend, plan: &Plan, params: &Arc<Params>, instances: 
         constant: false,
     };
     let dtype = plan.outputs[0].0;
-    let mut make = |bytes: u64| {
-        let buffer = backend.alloc(bytes).unwrap();
-        let fill = &mut |_: u64, to: &mut [u8]| fill(to, dtype);
-        backend.write(buffer, 0, bytes, fill).unwrap();
-        operand(buffer)
-    };
+    let mut make = |bytes| operand(filled(backend, bytes, dtype));
     let all: Vec<Instance> = (0..instances)
         .map(|_| Instance {
             params: params.clone(),

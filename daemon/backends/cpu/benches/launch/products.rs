@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tensord_plan::{Backend, Instance, Operand};
 
 use super::product_plan::{DTYPE, params, products};
-use super::{Bench, fill, launches};
+use super::{Bench, filled, launches};
 
 impl Bench {
     /// 32 rows as 32 instances, each with buffers of its own or all in one, and as one instance.
@@ -32,9 +32,7 @@ impl Bench {
         let params = Arc::new(params(&plan, [rows, k, n].map(|size| size as usize)).unwrap());
         let mut made = Vec::new();
         let mut make = |bytes: u64| {
-            let buffer = self.backend.alloc(bytes).unwrap();
-            let write = &mut |_: u64, to: &mut [u8]| fill(to, DTYPE);
-            self.backend.write(buffer, 0, bytes, write).unwrap();
+            let buffer = filled(&mut self.backend, bytes, DTYPE);
             made.push(buffer);
             buffer
         };
