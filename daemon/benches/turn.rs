@@ -9,7 +9,7 @@
 use std::os::fd::AsFd;
 use std::time::Instant;
 
-use tensord_daemon::config::Config;
+use tensord_daemon::config::{Config, Quotas};
 use tensord_daemon::engine::make;
 use tensord_daemon::engine_process::{EngineStart, QueueEnds, SessionId, SessionSpec, TenantId};
 use tensord_shm::completion::{Reader, Writer};
@@ -107,6 +107,8 @@ fn main() {
     let spec = SessionSpec {
         id: session,
         tenant: TenantId(1),
+        tenant_name: String::new(),
+        tenant_weight: 100,
         pid: 0,
         uid: 0,
         name: String::new(),
@@ -114,6 +116,7 @@ fn main() {
         class: Class::Normal,
         weight: 100,
         limits,
+        quotas: Quotas::default(),
         fuse: true,
         batch: true,
     };

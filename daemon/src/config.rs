@@ -2,16 +2,16 @@
 //!
 //! An unknown field is an error, and so is a value outside its range; both name the field. `daemon/systemd/tensord.toml`
 //! is an example with every field at its default, and a test holds it to that. What SIGHUP may change: `log`,
-//! `drain_s`, `[[listen]]`, `[limits]` and `[class]`; everything else needs a restart and says so.
+//! `drain_s`, `[[listen]]`, `[limits]`, `[class]` and `[[tenant]]`; everything else needs a restart and says so.
 
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use tensord_shm::address;
-use tensord_shm::control::{Class, SessionLimits, WEIGHT_MAX};
-use tensord_shm::segment::{SLOT_COUNT_DEFAULT, SLOT_COUNT_MAX, SLOT_COUNT_MIN, STAGING_BYTES_MAX};
 
-use crate::limits;
+mod quotas;
+
+pub use quotas::{Caps, ClassCeiling, LevelCaps, Limits, Quotas, Tenant, range_of};
 
 /// The whole file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -35,6 +35,8 @@ pub struct Config {
     pub limits: Limits,
     /// Ceilings of class and weight that every tenant has.
     pub class: ClassCeiling,
+    /// What holds for some tenants and not for others.
+    pub tenant: Vec<Tenant>,
     /// The engine.
     pub engine: EngineConfig,
     /// Whether the processes confine themselves after start. Default true; false is for debugging alone.
@@ -124,44 +126,6 @@ fn default_mode() -> u32 {
     }
 }
 
-/// Limits on what clients may hold.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Limits {
-    /// Sessions in all. Default 4096, range 1 to 65536.
-    pub sessions: u32,
-    /// Sessions of one tenant. Default 4096, range 1 to 65536.
-    pub tenant_sessions: u32,
-    /// Queues of one session. Default 16, range 1 to 64.
-    pub queues: u32,
-    /// Slots of 64 bytes of a ring that asks for no size. Default 256, a power of two from 32 to 65536.
-    pub ring_slots: u32,
-    /// Slots of the largest ring that a client may ask for. Default 4096, a power of two from 32 to 65536.
-    pub ring_slots_max: u32,
-    /// Staging bytes of one session. Default 1 GiB, range 4096 to 1 TiB.
-    pub session_staging_bytes: u64,
-    /// Staging bytes of one tenant. Default 8 GiB, range 4096 to 1 TiB.
-    pub tenant_staging_bytes: u64,
-    /// Live handles of one session. Default 1048576, range 16 to 16777216.
-    pub handles: u32,
-    /// Requests in flight of one session. Default 65536, range 1 to 1048576.
-    pub requests_in_flight: u32,
-    /// Device bytes of one session. Default 1 TiB (the device's memory is the limit), range 4096 to 1 TiB.
-    pub session_device_bytes: u64,
-    /// Device bytes of one tenant. Default 1 TiB, range 4096 to 1 TiB.
-    pub tenant_device_bytes: u64,
-}
-
-/// The best that a tenant's sessions may ask for.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct ClassCeiling {
-    /// Highest class: `idle`, `normal` or `realtime`. Default `normal`. Asking for more gives this.
-    pub highest: String,
-    /// Greatest weight. Default 1000, range 1 to 10000. Asking for more gives this.
-    pub weight_max: u32,
-}
-
 /// How many instances of a plan run together in a launch.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -207,57 +171,10 @@ impl Default for Config {
             admin_path: None,
             limits: Limits::default(),
             class: ClassCeiling::default(),
+            tenant: Vec::new(),
             engine: EngineConfig::default(),
             sandbox: true,
         }
-    }
-}
-
-impl Default for Limits {
-    fn default() -> Limits {
-        Limits {
-            sessions: limits::SESSIONS_DEFAULT,
-            tenant_sessions: limits::SESSIONS_DEFAULT,
-            queues: limits::QUEUES_DEFAULT,
-            ring_slots: SLOT_COUNT_DEFAULT,
-            ring_slots_max: 4_096,
-            session_staging_bytes: limits::SESSION_STAGING_BYTES_DEFAULT,
-            tenant_staging_bytes: limits::TENANT_STAGING_BYTES_DEFAULT,
-            handles: limits::HANDLES_DEFAULT,
-            requests_in_flight: limits::REQUESTS_DEFAULT,
-            session_device_bytes: limits::DEVICE_BYTES_DEFAULT,
-            tenant_device_bytes: limits::DEVICE_BYTES_DEFAULT,
-        }
-    }
-}
-
-impl Limits {
-    /// What a session is told of them.
-    pub fn of_session(&self) -> SessionLimits {
-        SessionLimits {
-            queues: self.queues,
-            handles: self.handles,
-            requests_in_flight: self.requests_in_flight,
-            staging_arenas: limits::STAGING_ARENAS_MAX,
-            staging_bytes: self.session_staging_bytes,
-            device_bytes: self.session_device_bytes,
-        }
-    }
-}
-
-impl Default for ClassCeiling {
-    fn default() -> ClassCeiling {
-        ClassCeiling {
-            highest: Class::Normal.name().to_owned(),
-            weight_max: 1_000,
-        }
-    }
-}
-
-impl ClassCeiling {
-    /// The highest class; `check` has made sure that the name is one.
-    pub fn class(&self) -> Class {
-        Class::from_name(&self.highest).unwrap_or_default()
     }
 }
 
@@ -299,7 +216,7 @@ pub enum ConfigError {
     #[error("configuration: {field} is {value}; the range is {least} to {greatest}")]
     Range {
         /// Which field.
-        field: &'static str,
+        field: String,
         /// What it held.
         value: u64,
         /// The least that may stand there.
@@ -368,111 +285,47 @@ impl Config {
 
     /// Checks every range.
     pub fn check(&self) -> Result<(), ConfigError> {
-        let limits = &self.limits;
         let engine = &self.engine;
-        let staging_max = STAGING_BYTES_MAX;
-        let sessions_max = u64::from(limits::SESSIONS_MAX);
-        let slots = (u64::from(SLOT_COUNT_MIN), u64::from(SLOT_COUNT_MAX));
-        let ranges: [(&'static str, u64, u64, u64); 18] = [
+        let ranges: [(&str, u64, u64, u64); 6] = [
             ("drain_s", self.drain_s.into(), 0, 3_600),
             ("exit_idle_s", self.exit_idle_s.into(), 0, 86_400),
-            ("limits.sessions", limits.sessions.into(), 1, sessions_max),
-            (
-                "limits.tenant_sessions",
-                limits.tenant_sessions.into(),
-                1,
-                sessions_max,
-            ),
-            (
-                "limits.queues",
-                limits.queues.into(),
-                1,
-                limits::QUEUES_MAX.into(),
-            ),
-            (
-                "limits.ring_slots",
-                limits.ring_slots.into(),
-                slots.0,
-                slots.1,
-            ),
-            (
-                "limits.ring_slots_max",
-                limits.ring_slots_max.into(),
-                slots.0,
-                slots.1,
-            ),
-            (
-                "limits.session_staging_bytes",
-                limits.session_staging_bytes,
-                4_096,
-                staging_max,
-            ),
-            (
-                "limits.tenant_staging_bytes",
-                limits.tenant_staging_bytes,
-                4_096,
-                staging_max,
-            ),
-            (
-                "limits.handles",
-                limits.handles.into(),
-                16,
-                limits::HANDLES_MAX.into(),
-            ),
-            (
-                "limits.requests_in_flight",
-                limits.requests_in_flight.into(),
-                1,
-                1 << 20,
-            ),
-            (
-                "limits.session_device_bytes",
-                limits.session_device_bytes,
-                4_096,
-                1 << 40,
-            ),
-            (
-                "limits.tenant_device_bytes",
-                limits.tenant_device_bytes,
-                4_096,
-                1 << 40,
-            ),
-            (
-                "class.weight_max",
-                self.class.weight_max.into(),
-                1,
-                WEIGHT_MAX.into(),
-            ),
             ("engine.park_us", engine.park_us.into(), 0, 100_000),
             ("engine.quiet_us", engine.quiet_us.into(), 0, 100_000),
             ("engine.hold_us", engine.hold_us.into(), 0, 100_000),
             ("engine.slice_us", engine.slice_us.into(), 100, 1_000_000),
         ];
         for (field, value, least, greatest) in ranges {
-            if !(least..=greatest).contains(&value) {
-                return Err(ConfigError::Range {
-                    field,
-                    value,
-                    least,
-                    greatest,
-                });
+            in_range(field, value, (least, greatest))?;
+        }
+        self.limits.check()?;
+        self.class.check()?;
+        self.check_tenants()?;
+        self.check_words()
+    }
+
+    fn check_tenants(&self) -> Result<(), ConfigError> {
+        for (at, tenant) in self.tenant.iter().enumerate() {
+            tenant.check()?;
+            if self.tenant[..at]
+                .iter()
+                .any(|other| other.name == tenant.name)
+            {
+                return Err(ConfigError::Other(format!(
+                    "two [[tenant]] entries have the name {:?}; make them one",
+                    tenant.name
+                )));
             }
         }
-        self.check_words()
+        Ok(())
+    }
+
+    /// The entry of a tenant, if it has one.
+    pub fn tenant(&self, name: &str) -> Option<&Tenant> {
+        self.tenant.iter().find(|tenant| tenant.name == name)
     }
 
     fn check_words(&self) -> Result<(), ConfigError> {
         let refuse = |text: String| Err(ConfigError::Other(text));
-        for (field, slots) in [
-            ("ring_slots", self.limits.ring_slots),
-            ("ring_slots_max", self.limits.ring_slots_max),
-        ] {
-            if !slots.is_power_of_two() {
-                return refuse(format!(
-                    "limits.{field} is {slots}; it must be a power of two"
-                ));
-            }
-        }
         if self.engine.threads > 1_024 {
             return refuse(format!(
                 "engine.threads is {}; the range is 0 to 1024",
@@ -483,12 +336,6 @@ impl Config {
             return refuse(format!(
                 "engine.simd is {:?}; it must be auto, avx512, avx2, neon or portable",
                 self.engine.simd
-            ));
-        }
-        if Class::from_name(&self.class.highest).is_none() {
-            return refuse(format!(
-                "class.highest is {:?}; it must be idle, normal or realtime",
-                self.class.highest
             ));
         }
         for listen in &self.listen {
@@ -504,6 +351,19 @@ impl Config {
         }
         check_device(&self.device)
     }
+}
+
+/// Checks one number.
+fn in_range(field: &str, value: u64, (least, greatest): (u64, u64)) -> Result<(), ConfigError> {
+    if (least..=greatest).contains(&value) {
+        return Ok(());
+    }
+    Err(ConfigError::Range {
+        field: field.to_owned(),
+        value,
+        least,
+        greatest,
+    })
 }
 
 /// Whether this build has the device. The message says what to do where it has not.
@@ -533,7 +393,10 @@ mod tests {
         assert_eq!(Config::read(&path).unwrap(), Config::default());
         let every = toml::Table::try_from(Config::default()).unwrap();
         let written: toml::Table = toml::from_str(&text).unwrap();
-        for (field, value) in every.iter().filter(|(field, _)| *field != "listen") {
+        for (field, value) in every
+            .iter()
+            .filter(|(field, _)| !["listen", "tenant"].contains(&field.as_str()))
+        {
             assert_eq!(written.get(field), Some(value), "field {field}");
         }
     }

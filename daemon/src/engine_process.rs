@@ -26,7 +26,7 @@ use tensord_shm::segment::{CompletionMapMut, SubmissionMap};
 use tensord_shm::staging::StagingMap;
 
 use crate::clock::{Clock, Monotonic};
-use crate::config::Config;
+use crate::config::{Config, Quotas};
 use crate::courtesy::Courtesy;
 use crate::link::{
     EngineOrder, EngineReport, FromEngine, Link, Refused, SessionRecord, ToEngine, Totals,
@@ -49,6 +49,10 @@ pub struct SessionSpec {
     pub id: SessionId,
     /// Its tenant.
     pub tenant: TenantId,
+    /// Its tenant's name.
+    pub tenant_name: String,
+    /// Its tenant's weight among tenants, 1 to 10000; 100 unless somebody said otherwise.
+    pub tenant_weight: u32,
     /// The peer's process.
     pub pid: i32,
     /// The peer's uid.
@@ -61,8 +65,10 @@ pub struct SessionSpec {
     pub class: Class,
     /// Weight within the class.
     pub weight: u32,
-    /// Its limits.
+    /// Its limits as it was told at hello.
     pub limits: SessionLimits,
+    /// The limits that it, its uid and its tenant have now.
+    pub quotas: Quotas,
     /// Whether its operations may be fused.
     pub fuse: bool,
     /// Whether its requests may share launches.
@@ -138,6 +144,10 @@ pub trait EngineCore {
     /// A session's name, class or weight changed.
     fn set(&mut self, session: SessionId, name: &str, class: Class, weight: u32) {
         let _ = (session, name, class, weight);
+    }
+    /// The weight of a session's tenant among tenants changed, or the limits under which the session stands.
+    fn set_quotas(&mut self, session: SessionId, tenant_weight: u32, quotas: &Quotas) {
+        let _ = (session, tenant_weight, quotas);
     }
     /// A constant that was sealed in an earlier epoch, as [`EngineCore::take_sealed`] gave it out.
     fn add_constant(&mut self, key: ConstantKey, memory: OwnedFd);
@@ -435,7 +445,9 @@ impl Shell {
                 if let (Some(engine), true) =
                     (&mut self.engine, self.sessions.contains_key(&record.id))
                 {
-                    engine.set(SessionId(record.id), &record.name, class, record.weight);
+                    let id = SessionId(record.id);
+                    engine.set(id, &record.name, class, record.weight);
+                    engine.set_quotas(id, record.tenant_weight, &record.quotas);
                 }
             }
             EngineOrder::Detach { session } => {
@@ -450,13 +462,16 @@ impl Shell {
         let spec = SessionSpec {
             id: SessionId(record.id),
             tenant: TenantId(record.tenant),
+            tenant_name: record.tenant_name.clone(),
+            tenant_weight: record.tenant_weight,
             pid: record.pid,
             uid: record.uid,
             name: record.name.clone(),
             command: record.command.clone(),
             class: Class::from_wire(record.class).unwrap_or_default(),
             weight: record.weight,
-            limits: self.config.limits.of_session(),
+            limits: self.config.limits.told(&record.quotas.session),
+            quotas: record.quotas,
             fuse: record.fuse,
             batch: record.batch,
         };

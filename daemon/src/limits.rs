@@ -28,6 +28,8 @@ pub const TENANT_STAGING_BYTES_DEFAULT: u64 = 8 << 30;
 pub const HANDLES_DEFAULT: u32 = 1 << 20;
 /// Handles of a session, greatest.
 pub const HANDLES_MAX: u32 = 1 << 24;
+/// A limit on a count that holds nobody back.
+pub const COUNT_UNLIMITED: u32 = 1 << 30;
 /// Requests in flight of a session, default.
 pub const REQUESTS_DEFAULT: u32 = 65_536;
 /// Device bytes of a session, default: no limit but the device's.

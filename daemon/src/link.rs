@@ -20,7 +20,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tensord_shm::control_socket::{receive_datagram, send_datagram};
 
-use crate::config::{Config, TenantRule};
+use crate::config::{Config, Quotas, TenantRule};
 use crate::limits::LINK_MESSAGE_BYTES;
 
 /// What the supervisor tells the broker. A new broker gets `Configure`, `Tenant`s, `Engine`s, for each kept connection
@@ -293,6 +293,12 @@ pub struct SessionRecord {
     pub id: u64,
     /// Its tenant's number.
     pub tenant: u32,
+    /// Its tenant's name.
+    pub tenant_name: String,
+    /// Its tenant's weight among tenants.
+    pub tenant_weight: u32,
+    /// The limits under which it stands.
+    pub quotas: Quotas,
     /// The peer's process, as the kernel named it when it connected.
     pub pid: i32,
     /// The peer's uid.

@@ -12,6 +12,7 @@
 
 mod epochs;
 mod identity;
+mod quotas;
 mod requests;
 mod session;
 mod stat;

@@ -120,18 +120,18 @@ impl Broker {
             return Err(ControlError::new(Code::Attribute, text));
         }
         let queue = self.make_queue(0, sequence, hello.slot_count, hello.notify)?;
-        let ceiling = &self.config.class;
         let Some(session) = self.sessions.get_mut(&id) else {
             return Ok(());
         };
         let record = &mut session.record;
-        record.class = hello.class.min(ceiling.class()) as u8;
-        record.weight = hello.weight.min(ceiling.weight_max);
+        record.class = hello.class as u8;
+        record.weight = hello.weight;
         record.name = printable(&hello.name);
         record.fuse = hello.fuse;
         record.batch = hello.batch;
         record.hello_sequence = sequence;
         session.queues.push(queue);
+        self.stand(id);
         self.bring_up(id);
         Ok(())
     }
@@ -147,7 +147,7 @@ impl Broker {
             device: 0,
             class: Class::from_wire(session.record.class).unwrap_or_default(),
             weight: session.record.weight,
-            limits: self.config.limits.of_session(),
+            limits: self.config.limits.told(&session.record.quotas.session),
             queue,
             device_name: engine.map_or_else(
                 || self.config.device.clone(),

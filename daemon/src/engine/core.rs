@@ -14,7 +14,7 @@ use super::{
     Settings, StagingMap, Tenant,
 };
 use crate::clock::Monotonic;
-use crate::config::{Config, Merge};
+use crate::config::{Config, Merge, Quotas};
 use crate::dispatch::memory::Account;
 use crate::engine_process::{ConstantKey, EngineCore, EngineStart, Progress};
 use crate::ingest::Queue;
@@ -202,6 +202,13 @@ impl EngineCore for Engine {
             session.spec.name = name.to_owned();
             session.spec.class = class;
             session.spec.weight = weight;
+        }
+    }
+
+    fn set_quotas(&mut self, session: SessionId, tenant_weight: u32, quotas: &Quotas) {
+        if let Ok(session) = self.session(session) {
+            session.spec.tenant_weight = tenant_weight;
+            session.spec.quotas = *quotas;
         }
     }
 

@@ -11,11 +11,13 @@
 //! descriptors, stands in [`crate::control_socket`].
 
 mod fields;
+mod limit;
 mod wire;
 
 use std::time::Duration;
 
 pub use fields::sequence_of;
+pub use limit::{Change, Changes, DEVICE_TIME_MAX, Level, RESOURCE_COUNT, Resource, Target};
 
 use crate::error::Code;
 
@@ -35,6 +37,8 @@ pub const VERSION_MAX: u16 = 1;
 pub const RESEND_AFTER: Duration = Duration::from_millis(250);
 /// Longest name of a session, in bytes of UTF-8; longer ones are cut at a character.
 pub const NAME_BYTES: usize = 48;
+/// Longest name of a tenant that a command can say, in bytes of UTF-8.
+pub const TENANT_BYTES: usize = 96;
 /// Longest text of an error or a cause, in bytes of UTF-8.
 pub const TEXT_BYTES: usize = 192;
 /// At most this many file descriptors come with one message from the daemon. Clients send none.
