@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use tensord_shm::address;
 
+use crate::schedule::PolicyName;
+
 mod quotas;
 
 pub use quotas::{Caps, ClassCeiling, LevelCaps, Limits, Quotas, Tenant, range_of};
@@ -149,7 +151,10 @@ pub struct EngineConfig {
     pub hold_us: u32,
     /// How many instances of a plan run together. Default `measured`.
     pub merge: Merge,
-    /// Microseconds after which the scheduler chooses again. Default 2000, range 100 to 1000000.
+    /// Whose turn it is: `fair` (weighted fair sharing among tenants, and among the sessions of each) or `fifo` (first come,
+    /// first served). Default `fair`.
+    pub policy: PolicyName,
+    /// Microseconds after which the scheduler chooses again: a launch holds the device no longer. Default 500, range 50 to 1000000.
     pub slice_us: u32,
     /// Threads that a long launch runs on; 0 is as many as there are cores. Default 0, range 0 to 1024.
     pub threads: u32,
@@ -185,7 +190,8 @@ impl Default for EngineConfig {
             quiet_us: 100,
             hold_us: 200,
             merge: Merge::Measured,
-            slice_us: 2_000,
+            policy: PolicyName::Fair,
+            slice_us: 500,
             threads: 0,
             simd: "auto".to_owned(),
             device_bytes: 0,
@@ -292,7 +298,7 @@ impl Config {
             ("engine.park_us", engine.park_us.into(), 0, 100_000),
             ("engine.quiet_us", engine.quiet_us.into(), 0, 100_000),
             ("engine.hold_us", engine.hold_us.into(), 0, 100_000),
-            ("engine.slice_us", engine.slice_us.into(), 100, 1_000_000),
+            ("engine.slice_us", engine.slice_us.into(), 50, 1_000_000),
         ];
         for (field, value, least, greatest) in ranges {
             in_range(field, value, (least, greatest))?;

@@ -11,9 +11,10 @@
 
 use std::collections::HashMap;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
-use tensord_plan::{Backend, Completed, DeviceFault};
+use tensord_plan::{Backend, DeviceFault, LaunchId, Ran};
 use tensord_shm::CHECKED;
 use tensord_shm::error::Code;
 use tensord_shm::ring::RecordBuf;
@@ -29,7 +30,7 @@ use crate::fuse::PlanCache;
 use crate::graph::branch::Branches;
 use crate::graph::value::Failure;
 use crate::ingest::Queue;
-use crate::schedule::{Candidate, Decision, Scheduler};
+use crate::schedule::{BEHIND_MAX, Candidate, Decision, PolicyName, Scheduler, Task};
 use crate::session::Session;
 use crate::slate::{Running, Slate};
 use crate::stages::{Stage, Stages};
@@ -42,8 +43,10 @@ mod plan;
 
 pub use self::core::make;
 
-/// Launches under way at once: behind them ready work gathers into batches.
+/// Launches that hold the device at once: behind them ready work gathers into batches.
 const LAUNCHES_MAX: usize = 2;
+/// After so much of a slice's time new requests are looked for.
+const LOOKS_IN_SLICE: u64 = 4;
 /// A queue without news for this long is no longer polled; its client rings.
 const POLL_NS: u64 = 2_000_000;
 
@@ -58,6 +61,10 @@ pub struct Settings {
     pub hold_ns: u64,
     /// Are launches kept to the number of instances that was measured to be quick?
     pub measured_merging: bool,
+    /// A launch holds the device no longer before it is chosen what comes next.
+    pub slice_ns: u64,
+    /// Whose turn it is.
+    pub policy: PolicyName,
     /// Device memory that the sessions of a tenant may hold together.
     pub tenant_device_bytes: u64,
 }
@@ -87,7 +94,7 @@ pub struct Engine {
     pub(crate) busy_ns: u64,
     pub(crate) draining: bool,
     pub(crate) faults: Vec<SessionFault>,
-    pub(crate) done: Vec<Completed>,
+    pub(crate) done: Vec<Ran>,
     pub(crate) record: Option<Box<RecordBuf>>,
     branches: Branches,
     slate: Option<Slate>,
@@ -100,6 +107,7 @@ impl Engine {
         let mut scheduler = Scheduler::default();
         scheduler.hold.hold_ns_max = settings.hold_ns;
         scheduler.guard = settings.measured_merging.then(Default::default);
+        scheduler.set_policy(settings.policy);
         let stages = Stages::new(&*clock);
         Engine {
             clock,
@@ -138,7 +146,7 @@ impl Engine {
         for k in 0..self.active.len() {
             busy |= self.plan(self.active[k], now_ns);
         }
-        busy |= self.dispatch();
+        busy |= self.dispatch(now_ns);
         busy |= self.complete();
         self.note_running(Running::Nothing);
         for k in 0..self.active.len() {
@@ -184,20 +192,24 @@ impl Engine {
 
     // ------------------------------------------------------------------ schedule and dispatch
 
-    /// Launches ready work while the device has room.
-    fn dispatch(&mut self) -> bool {
+    /// Runs ready work while the device has room, and no longer than until it is time to look for new requests.
+    fn dispatch(&mut self, turn_ns: u64) -> bool {
         self.held_until_ns = None;
         let mut any = false;
         if self.stages.at() == Stage::Lookup {
             self.enter(Stage::Schedule);
         }
-        while self.device.in_flight.len() < LAUNCHES_MAX {
+        let slice_ns = self.settings.slice_ns;
+        while self.device.running() < LAUNCHES_MAX {
             let candidates = self.candidates(&mut any);
             if candidates.is_empty() {
                 break;
             }
             let now_ns = self.clock.now_ns();
-            match self.scheduler.decide(&candidates, now_ns) {
+            if any && now_ns.saturating_sub(turn_ns) > slice_ns / LOOKS_IN_SLICE {
+                break;
+            }
+            match self.scheduler.decide(&candidates, slice_ns, now_ns) {
                 Decision::Hold { until_ns } => {
                     self.held_until_ns = Some(until_ns);
                     break;
@@ -205,21 +217,30 @@ impl Engine {
                 Decision::Launch(group) => {
                     self.enter(Stage::Dispatch);
                     self.launch(&candidates, &group, now_ns);
-                    self.complete();
-                    any = true;
+                }
+                Decision::Resume(id) => {
+                    self.enter(Stage::Dispatch);
+                    self.go_on(id);
                 }
             }
+            self.complete();
+            any = true;
         }
         any
     }
 
-    /// The heads of all queues' work that can run; heads whose operands failed are failed here.
+    /// What can run: launches that were stopped, and the heads of all queues' work with what may run beside them. Heads whose
+    /// operands failed are failed here.
     fn candidates(&mut self, any: &mut bool) -> Vec<Candidate> {
         let mut candidates = Vec::new();
+        self.stopped(&mut candidates);
         for k in 0..self.active.len() {
             let place = self.active[k];
+            if candidates.iter().any(|stopped| stopped.place == place) {
+                continue;
+            }
             while let Some(failure) = self.head_failure(place) {
-                let Some(placed) = self.take_head(place) else {
+                let Some(placed) = self.take_head(place, 0) else {
                     break;
                 };
                 placed.work.inputs.iter().for_each(|value| value.drop_use());
@@ -229,25 +250,33 @@ impl Engine {
             let Some(session) = self.sessions[place.0].as_mut() else {
                 continue;
             };
-            let (tenant, id, batch) = (session.spec.tenant, session.spec.id, session.spec.batch);
-            let Some(work) = session.queue(place.1).and_then(|queue| queue.works.front()) else {
+            let owner = session.owner();
+            let batch = session.spec.batch;
+            let Some(Some(queue)) = session.queues.get(place.1) else {
                 continue;
             };
-            let waits: Vec<u32> = work
-                .inputs
-                .iter()
-                .filter(|value| value.is_waiting())
-                .map(|value| value.queue.get())
-                .collect();
-            if waits.is_empty() {
-                let plan = work.template.plan.clone();
+            let mut waits: Vec<u32> = Vec::new();
+            for (behind, work) in (0..=BEHIND_MAX).zip(&queue.works) {
+                let plan = &work.template.plan;
+                let head = &queue.works[0].template.plan;
+                if behind > 0 && !(batch && Arc::ptr_eq(plan, head)) {
+                    break;
+                }
+                if !self.device.has_operands(work) {
+                    let makers = work.inputs.iter().filter(|value| value.is_waiting());
+                    waits.extend(makers.map(|value| value.queue.get()));
+                    break;
+                }
+                let cost = work.cost();
                 candidates.push(Candidate {
-                    tenant,
-                    session: id,
+                    owner,
                     place,
-                    plan,
-                    cost: work.cost(),
+                    task: Task::Start { behind },
+                    plan: plan.clone(),
+                    cost,
+                    cost_ns: self.scheduler.costs.ns(plan, cost),
                     ready_ns: work.ready_ns,
+                    deadline_ns: work.deadline_ns,
                     batch,
                 });
             }
@@ -261,6 +290,36 @@ impl Engine {
         candidates
     }
 
+    /// Launches that were stopped: each of their sessions may let them go on.
+    fn stopped(&self, candidates: &mut Vec<Candidate>) {
+        for launch in self.device.in_flight.iter().filter(|launch| launch.stopped) {
+            for placed in &launch.works {
+                let owner = match &self.sessions[placed.place.0] {
+                    Some(session) if session.spec.id == placed.session => session.owner(),
+                    _ => continue,
+                };
+                let (work, plan) = (&placed.work, &placed.work.template.plan);
+                let cost = work.cost();
+                candidates.push(Candidate {
+                    owner,
+                    place: placed.place,
+                    task: Task::Resume(launch.id),
+                    plan: plan.clone(),
+                    cost,
+                    cost_ns: self.scheduler.costs.ns(plan, cost),
+                    ready_ns: work.ready_ns,
+                    deadline_ns: work.deadline_ns,
+                    batch: false,
+                });
+            }
+        }
+    }
+
+    fn go_on(&mut self, id: LaunchId) {
+        self.note_running(Running::Nothing);
+        self.device.resume(id, self.settings.slice_ns);
+    }
+
     fn head_failure(&mut self, place: (usize, usize)) -> Option<Failure> {
         let work = self.queue(place)?.works.front()?;
         let failure = work.inputs.iter().find_map(|value| value.failure())?;
@@ -270,7 +329,7 @@ impl Engine {
         })
     }
 
-    fn take_head(&mut self, place: (usize, usize)) -> Option<Placed> {
+    fn take_head(&mut self, place: (usize, usize), charged_ns: u64) -> Option<Placed> {
         let session = self.sessions.get_mut(place.0)?.as_mut()?;
         let id = session.spec.id;
         let work = session.queue(place.1)?.works.pop_front()?;
@@ -278,15 +337,19 @@ impl Engine {
             session: id,
             place,
             work,
+            charged_ns,
         })
     }
 
     fn launch(&mut self, candidates: &[Candidate], group: &[usize], now_ns: u64) {
-        self.scheduler.turn.served(&candidates[group[0]]);
+        let slice_ns = self.settings.slice_ns;
         self.scheduler.hold.launched(candidates, group, now_ns);
         let works: Vec<Placed> = group
             .iter()
-            .filter_map(|&k| self.take_head(candidates[k].place))
+            .filter_map(|&k| {
+                let charged_ns = candidates[k].request_ns(slice_ns);
+                self.take_head(candidates[k].place, charged_ns)
+            })
             .collect();
         for placed in &works {
             if let Some(session) = self.sessions[placed.place.0].as_mut() {
@@ -295,7 +358,7 @@ impl Engine {
         }
         self.note_running(running_of(&works));
         let sessions = &self.sessions;
-        let launched = self.device.launch(works, |placed| {
+        let launched = self.device.launch(works, slice_ns, |placed| {
             let session = sessions[placed.place.0]
                 .as_ref()
                 .expect("the head of a live session's queue");

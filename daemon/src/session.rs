@@ -8,6 +8,7 @@ use crate::dispatch::memory::Account;
 use crate::engine_process::{SessionSpec, SessionTotals};
 use crate::graph::handles::Handles;
 use crate::ingest::Queue;
+use crate::schedule::Owner;
 
 /// A session. Everything that it holds is freed when this is dropped.
 pub struct Session {
@@ -44,6 +45,17 @@ impl Session {
             accepted: 0,
             device_ns: 0,
             wait_ns: 0,
+        }
+    }
+
+    /// Whose device time its work is.
+    pub fn owner(&self) -> Owner {
+        Owner {
+            class: self.spec.class,
+            tenant: self.spec.tenant,
+            tenant_weight: self.spec.tenant_weight,
+            session: self.spec.id,
+            weight: self.spec.weight,
         }
     }
 

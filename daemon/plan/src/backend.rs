@@ -56,13 +56,15 @@ pub struct Launch {
     pub instances: Vec<Instance>,
 }
 
-/// A finished launch.
+/// What became of a launch, or of a slice of it.
 #[derive(Clone, Debug)]
-pub struct Completed {
+pub struct Ran {
     /// Which.
     pub id: LaunchId,
-    /// Device time in nanoseconds.
+    /// Device time of the slice in nanoseconds.
     pub busy_ns: u64,
+    /// Are its results there? Otherwise it goes on with [`Backend::resume`].
+    pub over: bool,
     /// What went wrong, if something did: every instance's results are undefined then.
     pub fault: Option<DeviceFault>,
 }
@@ -120,8 +122,10 @@ impl fmt::Debug for dyn SealedMemory {
 
 /// A device.
 ///
-/// Calls come from one thread. Work runs in the order of `launch` where launches share buffers; the engine never frees,
-/// writes or reads a buffer that an unfinished launch uses.
+/// Calls come from one thread. Launches that are not over share no buffer that one of them writes: whoever reads what another
+/// makes is launched when that is over. Nor does the engine free, write or read a buffer that an unfinished launch uses.
+///
+/// A launch holds the device for a slice at a time. Where it is cut changes nothing in its results.
 pub trait Backend: Send {
     /// What it is.
     fn info(&self) -> BackendInfo;
@@ -159,15 +163,21 @@ pub trait Backend: Send {
         take: &mut dyn FnMut(u64, &[u8]),
     ) -> Result<(), DeviceFault>;
 
-    /// Starts a launch. Small ones may be finished when this returns; [`Backend::poll`] tells.
-    fn launch(&mut self, launch: Launch) -> Result<(), DeviceFault>;
+    /// Starts a launch, for about `slice_ns`. Small ones may be over when this returns; [`Backend::poll`] tells.
+    fn launch(&mut self, launch: Launch, slice_ns: u64) -> Result<(), DeviceFault>;
 
-    /// Appends what has finished.
-    fn poll(&mut self, done: &mut Vec<Completed>);
+    /// Lets a launch go on for about `slice_ns` more that was reported and is not over. An unknown one is ignored.
+    fn resume(&mut self, id: LaunchId, slice_ns: u64);
 
-    /// Sleeps until a launch has finished, or for so long: what a caller does that has nothing else to do.
+    /// Ends a launch that was reported and is not over: nobody wants its results. An unknown one is ignored.
+    fn abandon(&mut self, id: LaunchId);
+
+    /// Appends which slices have ended.
+    fn poll(&mut self, done: &mut Vec<Ran>);
+
+    /// Sleeps until a slice has ended, or for so long: what a caller does that has nothing else to do.
     fn doze(&mut self, longest: Duration);
 
-    /// Waits until at least one launch has finished, if any is under way.
-    fn wait(&mut self, done: &mut Vec<Completed>);
+    /// Waits until at least one slice has ended, if any is under way.
+    fn wait(&mut self, done: &mut Vec<Ran>);
 }

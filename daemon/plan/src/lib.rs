@@ -14,8 +14,8 @@ mod params;
 mod program;
 
 pub use backend::{
-    Backend, BackendInfo, BackendStats, BufferId, Completed, DeviceFault, Instance, Launch,
-    LaunchId, Operand, SealedMemory,
+    Backend, BackendInfo, BackendStats, BufferId, DeviceFault, Instance, Launch, LaunchId, Operand,
+    Ran, SealedMemory,
 };
 pub use params::{Address, BoundsError, Params, SPACE_RANK_MAX};
 pub use program::{

@@ -2,10 +2,10 @@
 //!
 //! In: finished launches and refused works. Out: timelines moved on, sleepers woken, device time charged.
 
-use tensord_plan::Completed;
+use tensord_plan::Ran;
 use tensord_shm::error::Code;
 
-use crate::dispatch::{InFlight, Placed, fail_outputs};
+use crate::dispatch::{Placed, fail_outputs};
 use crate::engine::Engine;
 use crate::graph::value::Failure;
 use crate::ingest::{Download, Hashing};
@@ -22,40 +22,91 @@ impl Engine {
         self.device.backend.poll(&mut done);
         let any = !done.is_empty();
         if any {
-            let busy_ns = done.iter().map(|completed| completed.busy_ns).sum();
+            let busy_ns = done.iter().map(|ran| ran.busy_ns).sum();
             self.stages.finished(busy_ns, &*self.clock);
         }
-        for completed in done.drain(..) {
-            self.finish_launch(&completed);
+        for ran in done.drain(..) {
+            self.finish_slice(&ran);
         }
         self.done = done;
         any
     }
 
-    fn finish_launch(&mut self, completed: &Completed) {
-        let Some(InFlight { works, .. }) = self.device.finish(completed.id) else {
-            return;
-        };
-        if let Some(fault) = &completed.fault {
+    fn finish_slice(&mut self, ran: &Ran) {
+        if let Some(fault) = &ran.fault {
             self.device_failed(fault);
         }
-        self.busy_ns += completed.busy_ns;
-        self.count_launch(&works);
-        // Device time is split by the first cost estimate of each instance, in 1/1024ths so that it adds up.
-        let costs: Vec<u64> = works.iter().map(|placed| placed.work.cost()).collect();
-        let sum: u64 = costs.iter().sum::<u64>().max(1);
-        if let Some(guard) = &mut self.scheduler.guard
-            && let Some(first) = works.first()
-        {
-            guard.ran(&first.work.template.plan, &costs, completed.busy_ns);
+        self.busy_ns += ran.busy_ns;
+        let Some(mut launch) = self.device.take(ran.id) else {
+            return;
+        };
+        self.charge_slice(&mut launch.works, ran.busy_ns);
+        launch.busy_ns += ran.busy_ns;
+        launch.stopped = true;
+        if ran.over {
+            self.learn(&launch.works, launch.busy_ns);
+            self.count_launch(&launch.works);
+            for placed in &launch.works {
+                self.finish_work(placed);
+            }
+        } else {
+            self.device.in_flight.push(launch);
+            self.abandon_orphans();
         }
-        let mut left = completed.busy_ns;
-        let last = works.len().saturating_sub(1);
-        for (index, (placed, cost)) in works.into_iter().zip(costs).enumerate() {
-            let share = (u128::from(completed.busy_ns) * u128::from(cost) / u128::from(sum)) as u64;
-            let share = if index == last { left } else { share.min(left) };
-            left -= share;
-            self.finish_work(&placed, share);
+    }
+
+    /// Ends launches that were stopped and whose sessions are all gone.
+    pub(crate) fn abandon_orphans(&mut self) {
+        let sessions = &self.sessions;
+        let alive = |placed: &Placed| {
+            let session = sessions[placed.place.0].as_ref();
+            session.is_some_and(|session| session.spec.id == placed.session)
+        };
+        self.device
+            .abandon(|launch| launch.stopped && !launch.works.iter().any(alive));
+    }
+
+    /// Device time is split by the first cost estimate of each instance; what cannot be split is the first one's, which the launch
+    /// was made for.
+    fn charge_slice(&mut self, works: &mut [Placed], busy_ns: u64) {
+        let sum: u128 = works
+            .iter()
+            .map(|placed| u128::from(placed.work.cost()))
+            .sum();
+        let mut left_ns = busy_ns;
+        for placed in works.iter_mut().rev() {
+            let share = u128::from(busy_ns) * u128::from(placed.work.cost()) / sum.max(1);
+            let share_ns = (share as u64).min(left_ns);
+            left_ns -= share_ns;
+            self.charge(placed, share_ns);
+        }
+        if let Some(first) = works.first_mut() {
+            self.charge(first, left_ns);
+        }
+    }
+
+    fn charge(&mut self, placed: &mut Placed, ns: u64) {
+        let Some(session) = self.sessions[placed.place.0]
+            .as_mut()
+            .filter(|s| s.spec.id == placed.session)
+        else {
+            return;
+        };
+        session.device_ns += ns;
+        let before = placed.charged_ns.min(ns);
+        placed.charged_ns -= before;
+        let owner = session.owner();
+        self.scheduler.charge(&owner, (ns - before) as i64);
+    }
+
+    /// What a launch took is what works like these will take.
+    fn learn(&mut self, works: &[Placed], busy_ns: u64) {
+        let Some(first) = works.first() else { return };
+        let plan = &first.work.template.plan;
+        let costs: Vec<u64> = works.iter().map(|placed| placed.work.cost()).collect();
+        self.scheduler.costs.ran(plan, &costs, busy_ns);
+        if let Some(guard) = &mut self.scheduler.guard {
+            guard.ran(plan, &costs, busy_ns);
         }
     }
 
@@ -77,17 +128,15 @@ impl Engine {
         }
     }
 
-    fn finish_work(&mut self, placed: &Placed, share_ns: u64) {
+    fn finish_work(&mut self, placed: &Placed) {
         let Some(session) = self.sessions[placed.place.0]
             .as_mut()
             .filter(|s| s.spec.id == placed.session)
         else {
             return;
         };
-        session.device_ns += share_ns;
-        self.scheduler
-            .turn
-            .charge(session.spec.tenant, session.spec.id, share_ns);
+        let owner = session.owner();
+        self.scheduler.charge(&owner, -(placed.charged_ns as i64));
         let count = placed.work.requests.len() as u64;
         session.totals.ok += count;
         self.counters.requests_ok += count;

@@ -29,7 +29,7 @@ pub struct Device {
     pub memory: Memory,
     /// The constants in it.
     pub constants: Constants,
-    /// Launches that are not finished: a few.
+    /// Launches that are not over.
     pub in_flight: Vec<InFlight>,
     last_launch: u64,
 }
@@ -42,6 +42,8 @@ pub struct Placed {
     pub place: (usize, usize),
     /// The work.
     pub work: Work,
+    /// What its owner was charged when it was launched, and has not used yet.
+    pub charged_ns: u64,
 }
 
 /// A launch under way, and everything that has to stay until it is over.
@@ -52,6 +54,10 @@ pub struct InFlight {
     pub works: Vec<Placed>,
     /// Whose they are.
     pub running: Running,
+    /// Was it stopped, and waits until it is resumed?
+    pub stopped: bool,
+    /// Device time that it had.
+    pub busy_ns: u64,
     /// Memory that it reads or writes.
     _keep: Vec<Rc<Block>>,
 }
@@ -74,16 +80,53 @@ impl Device {
         !self.in_flight.iter().any(|launch| launch.id == id)
     }
 
-    /// What was part of a launch that is over.
-    pub fn finish(&mut self, id: LaunchId) -> Option<InFlight> {
+    /// Are all of a work's operands there? Those of a launch that is not over are not.
+    pub fn has_operands(&self, work: &Work) -> bool {
+        let there = |value: &Rc<Value>| !value.is_waiting() && self.is_written(value);
+        work.inputs.iter().all(there)
+    }
+
+    /// A launch that ran: it is no longer in flight unless it is put back.
+    pub fn take(&mut self, id: LaunchId) -> Option<InFlight> {
         let at = self.in_flight.iter().position(|launch| launch.id == id)?;
         Some(self.in_flight.remove(at))
+    }
+
+    /// Ends those launches that `which` names, all of them stopped: their results are never read.
+    pub fn abandon(&mut self, which: impl Fn(&InFlight) -> bool) {
+        let Device {
+            in_flight, backend, ..
+        } = self;
+        in_flight.retain(|launch| {
+            let ends = which(launch);
+            if ends {
+                backend.abandon(launch.id);
+            }
+            !ends
+        });
+    }
+
+    /// Launches that hold the device now.
+    pub fn running(&self) -> usize {
+        self.in_flight
+            .iter()
+            .filter(|launch| !launch.stopped)
+            .count()
+    }
+
+    /// Lets a launch go on that was stopped.
+    pub fn resume(&mut self, id: LaunchId, slice_ns: u64) {
+        if let Some(launch) = self.in_flight.iter_mut().find(|launch| launch.id == id) {
+            launch.stopped = false;
+            self.backend.resume(id, slice_ns);
+        }
     }
 
     /// Launches works of one plan together. Gives back those that could not run, with the reason.
     pub fn launch<'a>(
         &mut self,
         works: Vec<Placed>,
+        slice_ns: u64,
         owner: impl Fn(&Placed) -> Owner<'a>,
     ) -> Result<Vec<(Placed, Code)>, DeviceFault> {
         self.last_launch += 1;
@@ -110,16 +153,19 @@ impl Device {
                 output.launch.set(id.0);
             }
         }
-        let launched = self.backend.launch(Launch {
+        let launch = Launch {
             id,
             plan,
             instances,
-        });
+        };
+        let launched = self.backend.launch(launch, slice_ns);
         match launched {
             Ok(()) => self.in_flight.push(InFlight {
                 id,
                 running: running_of(&placed),
                 works: placed,
+                stopped: false,
+                busy_ns: 0,
                 _keep: keep,
             }),
             Err(DeviceFault::Fatal(text)) => return Err(DeviceFault::Fatal(text)),

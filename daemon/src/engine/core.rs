@@ -49,6 +49,8 @@ pub fn make(start: &EngineStart) -> Result<Box<dyn EngineCore>, String> {
         quiet_ns: u64::from(settings.quiet_us) * 1000,
         hold_ns: u64::from(settings.hold_us) * 1000,
         measured_merging: settings.merge == Merge::Measured,
+        slice_ns: u64::from(settings.slice_us) * 1000,
+        policy: settings.policy,
         tenant_device_bytes: start.config.limits.tenant_device_bytes,
     };
     Ok(Box::new(Engine::new(
@@ -166,6 +168,7 @@ impl EngineCore for Engine {
             return SessionTotals::default();
         };
         self.active.retain(|place| place.0 != index);
+        self.abandon_orphans();
         let mut totals = session.totals;
         for queue in session.queues.iter_mut().flatten() {
             for work in &queue.works {
@@ -180,7 +183,7 @@ impl EngineCore for Engine {
         self.counters.requests_cancelled += cancelled;
         let tenant = session.spec.tenant;
         drop(session);
-        self.scheduler.turn.forget_session(id);
+        self.scheduler.forget_session(id);
         self.device.memory.collect(&mut *self.device.backend);
         self.device.constants.sweep(self.clock.now_ns());
         let last = self.tenants.get_mut(&tenant).is_none_or(|left| {
@@ -189,7 +192,6 @@ impl EngineCore for Engine {
         });
         if last {
             self.tenants.remove(&tenant);
-            self.scheduler.turn.forget_tenant(tenant);
             self.device
                 .memory
                 .forget_tenant(&mut *self.device.backend, tenant);
@@ -242,6 +244,8 @@ impl EngineCore for Engine {
         self.settings.quiet_ns = u64::from(config.engine.quiet_us) * 1000;
         self.settings.hold_ns = u64::from(config.engine.hold_us) * 1000;
         self.scheduler.hold.hold_ns_max = self.settings.hold_ns;
+        self.settings.slice_ns = u64::from(config.engine.slice_us) * 1000;
+        self.scheduler.set_policy(config.engine.policy);
         match config.engine.merge {
             Merge::Always => self.scheduler.guard = None,
             Merge::Measured => {

@@ -217,6 +217,7 @@ fn work_of(replay: Replay, now_ns: u64) -> Work {
         first_number: replay.first_number,
         requests: replay.requests,
         ready_ns: now_ns,
+        deadline_ns: None,
     }
 }
 

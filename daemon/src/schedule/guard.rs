@@ -21,6 +21,8 @@ const BATCHES: usize = INSTANCES_MAX.ilog2() as usize + 1;
 const SAMPLES: u32 = 8;
 /// Slower than the quickest by less than this is noise: in 64ths.
 const TOLERANCE: u64 = 8;
+/// A launch is no longer than another if it takes at most this part more.
+const FREE: u64 = 32;
 /// What a launch costs beside its device time, in nanoseconds: the engine's work for it.
 const LAUNCH_NS: u64 = 1_500;
 /// Between two tries of another number of instances.
@@ -119,6 +121,19 @@ impl Guard {
                     .saving
                     .map(|saving| saving.saturating_mul(cost) / 1024),
             },
+        }
+    }
+
+    /// Is a launch that has so many instances no longer with one more? Only what was measured counts.
+    pub fn is_free(&self, plan: &Arc<Plan>, cost: u64, instances: usize) -> bool {
+        let Some(watched) = self.plans.get(&key(plan, cost)) else {
+            return false;
+        };
+        // For a whole batch, as many as there are.
+        let time = |batch: usize| Some(watched.rates[batch].value()?.saturating_mul(1 << batch));
+        match (time(batch_of(instances)), time(batch_of(instances + 1))) {
+            (Some(without), Some(with)) => with <= without + without / FREE,
+            _ => false,
         }
     }
 

@@ -7,8 +7,9 @@
 use std::sync::Arc;
 
 use tensord_plan::Plan;
+use tensord_shm::control::Class;
 
-use super::{Candidate, INSTANCES_MAX};
+use super::{Candidate, INSTANCES_MAX, Task};
 use crate::engine_process::SessionId;
 use crate::map::Map;
 
@@ -21,7 +22,8 @@ const PLANS_MAX: usize = 1024;
 
 #[derive(Debug)]
 struct Partners {
-    last_run_ns: Map<SessionId, u64>,
+    /// When each session ran the plan last, and in which class.
+    last_run: Map<SessionId, (u64, Class)>,
     patience_ns: u64,
 }
 
@@ -85,13 +87,27 @@ impl Holds {
         if !first.batch || self.hold_ns_max == 0 {
             return None;
         }
+        if first.owner.class == Class::Realtime {
+            return None;
+        }
         let (_, known) = self.plans.get(&key(&first.plan))?;
+        // Nobody waits for a lower class.
         let expected = known
-            .last_run_ns
+            .last_run
             .values()
-            .filter(|&&ran| now_ns.saturating_sub(ran) < MEMORY_NS)
+            .filter(|&&(ran, class)| {
+                class >= first.owner.class && now_ns.saturating_sub(ran) < MEMORY_NS
+            })
             .count();
-        let missing = expected.min(partners.most).saturating_sub(group.len());
+        // Who is there and does not take part will not do so later.
+        let heads = candidates
+            .iter()
+            .filter(|other| other.task == Task::Start { behind: 0 });
+        let there = heads
+            .filter(|other| Arc::ptr_eq(&other.plan, &first.plan))
+            .count();
+        let room = partners.most.saturating_sub(group.len());
+        let missing = expected.saturating_sub(there).min(room);
         if missing == 0 {
             return None;
         }
@@ -113,7 +129,7 @@ impl Holds {
         let hold_ns_max = self.hold_ns_max;
         let (_, partners) = self.plans.entry(key(plan)).or_insert_with(|| {
             let partners = Partners {
-                last_run_ns: Map::default(),
+                last_run: Map::default(),
                 patience_ns: PATIENCE_STEP_NS,
             };
             (Arc::clone(plan), partners)
@@ -132,30 +148,41 @@ impl Holds {
             }
         };
         for &k in group {
-            partners.last_run_ns.insert(candidates[k].session, now_ns);
+            let owner = candidates[k].owner;
+            partners
+                .last_run
+                .insert(owner.session, (now_ns, owner.class));
         }
         partners
-            .last_run_ns
-            .retain(|_, ran| now_ns.saturating_sub(*ran) < MEMORY_NS);
+            .last_run
+            .retain(|_, (ran, _)| now_ns.saturating_sub(*ran) < MEMORY_NS);
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine_process::TenantId;
+    use crate::schedule::tests::candidate;
 
     fn candidates(count: u64, plan: &Arc<Plan>, ready_ns: u64) -> Vec<Candidate> {
         let candidate = |session| Candidate {
-            tenant: TenantId(0),
-            session: SessionId(session),
-            place: (0, 0),
             plan: Arc::clone(plan),
-            cost: 1,
             ready_ns,
-            batch: true,
+            ..candidate(0, session)
         };
         (0..count).map(candidate).collect()
+    }
+
+    /// Of these, as many as are ready; the first of them leads.
+    fn until(
+        holds: &mut Holds,
+        all: &[Candidate],
+        ready: usize,
+        worth: Worth,
+        now_ns: u64,
+    ) -> Option<u64> {
+        let group: Vec<usize> = (0..ready).collect();
+        holds.until(&all[..ready], &group, worth, now_ns)
     }
 
     #[test]
@@ -163,9 +190,9 @@ mod tests {
         let plan = Arc::default();
         let alone = candidates(1, &plan, 1000);
         let mut holds = Holds::default();
-        assert_eq!(holds.until(&alone, &[0], Worth::default(), 1000), None);
+        assert_eq!(until(&mut holds, &alone, 1, Worth::default(), 1000), None);
         holds.launched(&alone, &[0], 1000);
-        assert_eq!(holds.until(&alone, &[0], Worth::default(), 2000), None);
+        assert_eq!(until(&mut holds, &alone, 1, Worth::default(), 2000), None);
     }
 
     #[test]
@@ -174,16 +201,38 @@ mod tests {
         let all = candidates(4, &plan, 0);
         let mut holds = Holds::default();
         holds.launched(&all, &[0, 1, 2, 3], 10);
-        let until = holds
-            .until(&all, &[0, 1], Worth::default(), 10)
-            .expect("two more are expected");
-        assert_eq!(holds.until(&all, &[0, 1, 2, 3], Worth::default(), 10), None);
-        assert_eq!(holds.until(&all, &[0, 1], Worth::default(), until), None);
-        assert_eq!(
-            holds.until(&all, &[0, 1], Worth::default(), MEMORY_NS + 20),
-            None,
-            "partners are forgotten"
-        );
+        let mut until = |ready, now_ns| until(&mut holds, &all, ready, Worth::default(), now_ns);
+        let end_ns = until(2, 10).expect("two more are expected");
+        assert_eq!(until(4, 10), None);
+        assert_eq!(until(2, end_ns), None);
+        assert_eq!(until(2, MEMORY_NS + 20), None, "partners are forgotten");
+    }
+
+    #[test]
+    fn who_is_there_and_does_not_take_part_is_not_waited_for() {
+        let plan = Arc::default();
+        let all = candidates(4, &plan, 0);
+        let mut holds = Holds::default();
+        holds.launched(&all, &[0, 1, 2, 3], 10);
+        assert_eq!(holds.until(&all, &[0, 1], Worth::default(), 10), None);
+    }
+
+    #[test]
+    fn nobody_waits_for_a_lower_class_and_the_highest_for_nobody() {
+        let plan = Arc::default();
+        let mut all = candidates(2, &plan, 0);
+        let mut holds = Holds::default();
+        for (class, waits) in [
+            (Class::Idle, true),
+            (Class::Normal, false),
+            (Class::Realtime, false),
+        ] {
+            all[0].owner.class = class;
+            all[1].owner.class = Class::Idle;
+            holds.launched(&all, &[0, 1], 10);
+            let until = until(&mut holds, &all, 1, Worth::default(), 10);
+            assert_eq!(until.is_some(), waits, "{class:?}");
+        }
     }
 
     #[test]
@@ -192,22 +241,19 @@ mod tests {
         let all = candidates(4, &plan, 100);
         let mut holds = Holds::default();
         holds.launched(&all, &[0, 1, 2, 3], 100);
+        let mut until = |ready, worth| until(&mut holds, &all, ready, worth, 100);
         let worth = |saving_ns| Worth {
             saving_ns: Some(saving_ns),
             ..Worth::default()
         };
-        assert_eq!(holds.until(&all, &[0, 1], worth(300), 100), Some(700));
-        assert_eq!(holds.until(&all, &[0, 1, 2], worth(300), 100), Some(400));
-        assert_eq!(holds.until(&all, &[0, 1], worth(0), 100), None);
+        assert_eq!(until(2, worth(300)), Some(700));
+        assert_eq!(until(3, worth(300)), Some(400));
+        assert_eq!(until(2, worth(0)), None);
         let two = Worth {
             most: 2,
             ..Worth::default()
         };
-        assert_eq!(
-            holds.until(&all, &[0, 1], two, 100),
-            None,
-            "no room for more"
-        );
+        assert_eq!(until(2, two), None, "no room for more");
     }
 
     #[test]
@@ -216,14 +262,12 @@ mod tests {
         let all = candidates(2, &plan, 0);
         let mut holds = Holds::default();
         holds.launched(&all, &[0, 1], 1);
-        let before = holds
-            .until(&all, &[0], Worth::default(), 1)
-            .expect("a partner is expected");
+        let before = until(&mut holds, &all, 1, Worth::default(), 1);
+        let before = before.expect("a partner is expected");
         holds.launched(&all, &[0], before);
         let late = candidates(1, &plan, before);
-        let after = holds
-            .until(&late, &[0], Worth::default(), before)
-            .expect("still expected");
+        let after = until(&mut holds, &late, 1, Worth::default(), before);
+        let after = after.expect("still expected");
         assert!(after - before < before, "{before} then {after}");
     }
 }

@@ -86,7 +86,7 @@ impl Case {
             id: LaunchId(0),
             plan: Arc::clone(&self.plan),
             instances: vec![self.instance.clone()],
-        })?;
+        }, u64::MAX)?;
         self.backend.wait(&mut done);
         match done.pop().and_then(|completed| completed.fault) {
             None => Ok(self.plan.steps.len()),

@@ -1,11 +1,11 @@
 //! The cpu as a device: buffers in host memory, launches on the caller's thread or on the pool.
 //!
-//! A launch that is estimated to be short runs at once on the caller's thread, with the pool's helpers where they can be of help; a longer
-//! one is handed to the pool, and so is a short one that shares a buffer with a launch still there. Jobs of the pool run one after the other, so launches
-//! that share buffers keep their order.
+//! A launch that is estimated to be short runs at once on the caller's thread, with the pool's helpers where they can be of help; on
+//! a machine of several cores a longer one is handed to the pool. A long one stops when its slice is over, wherever it runs, and waits
+//! here until it is resumed.
 //!
 //! # Invariants
-//! - `launch` either refuses (nothing was touched, nothing will be reported) or reports exactly one [`Completed`].
+//! - `launch` either refuses (nothing was touched, nothing will be reported) or reports slices up to exactly one that is over.
 //! - A panic in a kernel ends as a `DeviceFault::Fatal` of its launch.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -15,18 +15,18 @@ use std::time::Duration;
 
 use crossbeam::channel::{Receiver, Sender, unbounded};
 use tensord_plan::{
-    Backend, BackendInfo, BackendStats, BufferId, Completed, DeviceFault, Launch, LaunchId,
-    SealedMemory,
+    Backend, BackendInfo, BackendStats, BufferId, DeviceFault, Launch, LaunchId, Ran, SealedMemory,
 };
 
 use crate::clock::Clock;
 use crate::contract::Packs;
 use crate::isa::{Isa, IsaError};
-use crate::launch::{Job, Shared};
+use crate::launch::{Job, Place, Shared};
 use crate::memory::Memory;
-use crate::pool::{Pool, Team};
+use crate::pool::{Pool, Workers};
 use crate::prepare::Cache;
 use crate::scratch::Scratch;
+use crate::slice::Slice;
 
 /// How a [`CpuBackend`] is set up.
 #[derive(Clone, Debug)]
@@ -60,12 +60,15 @@ const BYTES_PER_NS: u64 = 8;
 /// Elementary operations in a nanosecond.
 const OPERATIONS_PER_NS: u64 = 16;
 
-/// What the caller's thread does itself or leads, in nanoseconds, where there are cores beside its own.
+/// What the caller's thread does itself or leads, in nanoseconds, where there are cores beside its own. On a core or two it is
+/// everything: the pool would only take turns with a caller that polls.
 const INLINE_NS: u64 = 200_000;
-/// The same on a core or two: there the pool would only take turns with a caller that polls. It keeps the caller from new requests.
-const INLINE_NS_FEW_CORES: u64 = 20_000_000;
 /// From here on waking helpers pays.
 const HELP_NS: u64 = 100_000;
+/// Jobs kept for the next launches, with their memory.
+const IDLE_MAX: usize = 2;
+/// Of a slice, what a launch may take by estimate that is not watched while it runs. Estimates are off by tens.
+const WATCHED_OF_SLICE: u64 = 50;
 
 /// The backend.
 pub struct CpuBackend {
@@ -77,14 +80,17 @@ pub struct CpuBackend {
     memory: Memory,
     cache: Cache,
     scratch: Scratch,
-    /// The next launch's.
-    job: Box<Job>,
+    /// For the next launches.
+    idle: Vec<Box<Job>>,
+    /// Launches that were stopped and not resumed.
+    stopped: Vec<Box<Job>>,
     shared: Arc<Shared>,
     pool: Pool,
-    report: Sender<Completed>,
-    reports: Receiver<Completed>,
-    finished: Vec<Completed>,
-    pending: Vec<(LaunchId, Vec<BufferId>)>,
+    report: Sender<(Ran, Box<Job>)>,
+    reports: Receiver<(Ran, Box<Job>)>,
+    ended: Vec<Ran>,
+    /// Jobs with the pool.
+    under_way: usize,
 }
 
 /// Why there is no backend.
@@ -113,14 +119,15 @@ impl CpuBackend {
             threads,
             memory_bytes: config.memory_bytes,
             inline_ns_max: config.inline_ns_max.unwrap_or(match threads {
-                1 | 2 => INLINE_NS_FEW_CORES,
+                1 | 2 => u64::MAX,
                 _ => INLINE_NS,
             }),
             clock: Clock::new(),
             memory: Memory::new(config.memory_bytes),
             cache: Cache::new(isa),
             scratch: Scratch::default(),
-            job: Box::new(Job::idle(isa)),
+            idle: Vec::new(),
+            stopped: Vec::new(),
             shared: Arc::new(Shared {
                 packs: Mutex::new(Packs::new(config.packed_bytes_max)),
                 scratch_bytes_max: AtomicU64::new(0),
@@ -128,27 +135,70 @@ impl CpuBackend {
             pool: Pool::new(threads)?,
             report,
             reports,
-            finished: Vec::new(),
-            pending: Vec::new(),
+            ended: Vec::new(),
+            under_way: 0,
         })
     }
 
-    fn take(&mut self, completed: Completed, done: &mut Vec<Completed>) {
-        self.pending.retain(|(id, _)| *id != completed.id);
-        done.push(completed);
+    /// Runs a slice of a job, or has it run.
+    fn run(&mut self, mut job: Box<Job>, slice_ns: u64) {
+        let workers = match job.place {
+            Place::Caller => Workers::alone(&mut self.scratch),
+            Place::Helped => self.pool.lend(&mut self.scratch),
+            Place::Pool => {
+                let (report, shared, clock) =
+                    (self.report.clone(), self.shared.clone(), self.clock);
+                self.under_way += 1;
+                return self.pool.submit(Box::new(move |workers| {
+                    let ran = execute(&mut job, &shared, workers, slice_ns, clock);
+                    // The receiver is gone only when the backend is.
+                    drop(report.send((ran, job)));
+                }));
+            }
+        };
+        let ran = execute(&mut job, &self.shared, workers, slice_ns, self.clock);
+        self.keep(ran, job);
+    }
+
+    /// A slice has ended.
+    fn keep(&mut self, ran: Ran, mut job: Box<Job>) {
+        if ran.over {
+            job.rest();
+            if self.idle.len() < IDLE_MAX {
+                self.idle.push(job);
+            }
+        } else {
+            self.stopped.push(job);
+        }
+        self.ended.push(ran);
+    }
+
+    fn take_report(&mut self, (ran, job): (Ran, Box<Job>)) {
+        self.under_way -= 1;
+        self.keep(ran, job);
     }
 }
 
-/// Runs a job and measures it.
-fn execute(job: &mut Job, shared: &Shared, team: &mut Team<'_>, clock: Clock) -> Completed {
+/// Runs a slice of a job and measures it.
+fn execute(
+    job: &mut Job,
+    shared: &Shared,
+    workers: Workers<'_>,
+    slice_ns: u64,
+    clock: Clock,
+) -> Ran {
     let id = job.id;
     let start = clock.now();
-    // SAFETY: the engine leaves the operands' memory to the launch until it is completed (the trait's rule), and jobs that
-    // share buffers never run at the same time.
-    let outcome = catch_unwind(AssertUnwindSafe(|| unsafe { job.run(shared, team) }));
-    Completed {
+    let slice = Slice::begin(clock, slice_ns);
+    // SAFETY: the engine leaves the operands' memory to the launch until it is over (the trait's rule), and launches under way
+    // share none that one of them writes.
+    let outcome = catch_unwind(AssertUnwindSafe(|| unsafe {
+        job.run(shared, workers, slice)
+    }));
+    Ran {
         id,
         busy_ns: clock.ns_between(start, clock.now()),
+        over: *outcome.as_ref().unwrap_or(&true),
         fault: outcome
             .err()
             .map(|payload| DeviceFault::Fatal(panic_text(&*payload))),
@@ -257,9 +307,8 @@ impl Backend for CpuBackend {
         Ok(())
     }
 
-    fn launch(&mut self, launch: Launch) -> Result<(), DeviceFault> {
+    fn launch(&mut self, launch: Launch, slice_ns: u64) -> Result<(), DeviceFault> {
         let estimate_ns = estimate_ns(&launch);
-        let short = estimate_ns <= self.inline_ns_max;
         // Many instances have many clients, who need the other cores for their next requests.
         let helped = estimate_ns >= HELP_NS && launch.instances.len() < self.threads;
         for instance in &launch.instances {
@@ -267,68 +316,60 @@ impl Backend for CpuBackend {
                 self.memory.mark_constant(operand.buffer);
             }
         }
-        let job = &mut self.job;
-        job.take(launch, &mut self.cache, &self.memory)?;
-        let waits = || {
-            let taken = self.pending.iter().flat_map(|(_, buffers)| buffers);
-            job.buffers()
-                .any(|buffer| taken.clone().any(|&other| other == buffer))
-        };
-        if short && (self.pending.is_empty() || !waits()) {
-            let team = &mut match helped {
-                true => self.pool.lend(&mut self.scratch),
-                false => Team::alone(&mut self.scratch),
-            };
-            self.finished
-                .push(execute(job, &self.shared, team, self.clock));
+        let idle = self.idle.pop();
+        let mut job = idle.unwrap_or_else(|| Box::new(Job::idle(self.isa)));
+        if let Err(fault) = job.take(launch, &mut self.cache, &self.memory) {
             job.rest();
-            return Ok(());
+            self.idle.push(job);
+            return Err(fault);
         }
-        let mut buffers: Vec<BufferId> = job.buffers().collect();
-        buffers.sort_unstable();
-        buffers.dedup();
-        self.pending.push((job.id, buffers));
-        let mut job = std::mem::replace(job, Box::new(Job::idle(self.isa)));
-        let (report, shared, clock) = (self.report.clone(), self.shared.clone(), self.clock);
-        self.pool.submit(Box::new(move |team| {
-            let completed = execute(&mut job, &shared, team, clock);
-            drop(job);
-            // The receiver is gone only when the backend is.
-            drop(report.send(completed));
-        }));
+        job.sliced = estimate_ns >= slice_ns / WATCHED_OF_SLICE;
+        job.place = match estimate_ns <= self.inline_ns_max {
+            false => Place::Pool,
+            true if helped => Place::Helped,
+            true => Place::Caller,
+        };
+        self.run(job, slice_ns);
         Ok(())
     }
 
-    fn poll(&mut self, done: &mut Vec<Completed>) {
-        done.append(&mut self.finished);
-        if self.pending.is_empty() {
-            return;
+    fn resume(&mut self, id: LaunchId, slice_ns: u64) {
+        if let Some(at) = self.stopped.iter().position(|job| job.id == id) {
+            let job = self.stopped.swap_remove(at);
+            self.run(job, slice_ns);
         }
-        while let Ok(completed) = self.reports.try_recv() {
-            self.take(completed, done);
+    }
+
+    fn abandon(&mut self, id: LaunchId) {
+        self.stopped.retain(|job| job.id != id);
+    }
+
+    fn poll(&mut self, done: &mut Vec<Ran>) {
+        while self.under_way > 0
+            && let Ok(report) = self.reports.try_recv()
+        {
+            self.take_report(report);
         }
+        done.append(&mut self.ended);
     }
 
     fn doze(&mut self, longest: Duration) {
-        if !self.finished.is_empty() || self.pending.is_empty() {
-            return;
-        }
-        if let Ok(completed) = self.reports.recv_timeout(longest) {
-            let mut finished = std::mem::take(&mut self.finished);
-            self.take(completed, &mut finished);
-            self.finished = finished;
+        if self.ended.is_empty()
+            && self.under_way > 0
+            && let Ok(report) = self.reports.recv_timeout(longest)
+        {
+            self.take_report(report);
         }
     }
 
-    fn wait(&mut self, done: &mut Vec<Completed>) {
-        let before = done.len();
-        self.poll(done);
-        if done.len() == before && !self.pending.is_empty() {
-            let completed = self
+    fn wait(&mut self, done: &mut Vec<Ran>) {
+        if self.ended.is_empty() && self.under_way > 0 {
+            let report = self
                 .reports
                 .recv()
                 .expect("the backend itself keeps a sender");
-            self.take(completed, done);
+            self.take_report(report);
         }
+        self.poll(done);
     }
 }

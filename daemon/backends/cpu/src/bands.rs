@@ -19,7 +19,7 @@ use crate::pool::Team;
 use crate::prepare::{BoundStep, PreparedStep, sizes};
 use crate::reduce;
 use crate::scratch::Scratch;
-use crate::step::{is_packed, map_range};
+use crate::step::{is_packed, map_range, positions};
 use crate::tile::{Bound, Program, Table};
 
 /// Bytes of the buffers of a block of rows: a part of the second level of cache, which is half a megabyte where it is small.
@@ -326,13 +326,14 @@ impl Band {
             .any(|work| matches!(work, Work::Map(_, bound) if is_packed(bound, &table)));
         let unit = if packed { self.rows } else { 1 };
         let block = (BLOCK_BYTES / self.row_bytes).max(1).next_multiple_of(unit);
+        // A block at a time; where there are few of them threads share them.
         let part = match team.workers() {
-            1 => rows,
-            workers => rows.div_ceil(workers as u64 * PARTS_PER_WORKER),
+            1 => block,
+            workers => block.min(rows.div_ceil(workers as u64 * PARTS_PER_WORKER)),
         }
         .next_multiple_of(unit);
-        team.each(rows.div_ceil(part) as usize, &|scratch, index| {
-            let (mut at, end) = (index as u64 * part, ((index as u64 + 1) * part).min(rows));
+        team.each(rows.div_ceil(part) as usize, &|scratch, parts| {
+            let Range { start: mut at, end } = positions(parts, part, rows);
             while at < end {
                 let rows = at..(at + block).min(end);
                 for work in works {

@@ -79,7 +79,8 @@ unsafe fn rows<F: Rule>(lanes: *mut u8, x: *const u8, position: u64, rows: usize
     let (lanes, x) = (lanes.cast::<F::A>(), x.cast::<F::X>());
     // SAFETY: the caller's: `lanes` has 16 * width accumulators, `x` rows * width elements.
     unsafe {
-        if width == 1 {
+        // A part may be one column of several, whose elements come one by one.
+        if width == 1 && (position as usize).is_multiple_of(LANES) && rows > 1 {
             return row::<F>(lanes, x, position, rows);
         }
         for r in 0..rows {

@@ -11,14 +11,15 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use tensord_plan::{BufferId, DeviceFault, Instance, Launch, LaunchId, Plan};
+use tensord_plan::{DeviceFault, Instance, Launch, LaunchId, Plan};
 
 use crate::contract::Packs;
 use crate::isa::Isa;
 use crate::memory::Memory;
-use crate::pool::Team;
+use crate::pool::{Team, Workers};
 use crate::prepare::{BoundPlan, Cache, Prepared};
-use crate::scratch::padded;
+use crate::scratch::{Arena, padded};
+use crate::slice::{Progress, Slice};
 use crate::step;
 use crate::tile::Table;
 
@@ -56,6 +57,24 @@ pub struct Job {
     /// Place of each temporary: offset from the arena's start and distance of instances.
     temps: Vec<Vec<(usize, usize)>>,
     temp_bytes: usize,
+    /// The temporaries' memory: they live from slice to slice.
+    arena: Arena,
+    progress: Progress,
+    /// May it be stopped before its end?
+    pub sliced: bool,
+    /// Where it runs: the same in each slice.
+    pub place: Place,
+}
+
+/// Who runs a job.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// The caller's thread alone.
+    Caller,
+    /// The caller's thread, and the pool's helpers where they are free.
+    Helped,
+    /// The pool's leader.
+    Pool,
 }
 
 // SAFETY: the addresses name memory that the engine leaves to the job until it is completed; they belong to no thread.
@@ -80,6 +99,10 @@ impl Job {
             columns: 0,
             temps: Vec::new(),
             temp_bytes: 0,
+            arena: Arena::default(),
+            progress: Progress::default(),
+            sliced: false,
+            place: Place::Caller,
         }
     }
 
@@ -119,6 +142,7 @@ impl Job {
         self.pointers.clear();
         self.temps.clear();
         self.temp_bytes = 0;
+        self.progress.restart();
     }
 
     /// Orders instances by parameters, and binds the plan to each.
@@ -173,14 +197,6 @@ impl Job {
         self.instances = instances;
     }
 
-    /// Buffers that it touches.
-    pub fn buffers(&self) -> impl Iterator<Item = BufferId> + '_ {
-        self.instances
-            .iter()
-            .flat_map(|instance| instance.inputs.iter().chain(&instance.outputs))
-            .map(|operand| operand.buffer)
-    }
-
     /// Gives each temporary of each group a place; temporaries that do not live at once share memory.
     fn place_temps(&mut self) {
         let plan = self.prepared.plan.clone();
@@ -220,13 +236,14 @@ impl Job {
         }
     }
 
-    /// Runs it.
+    /// Runs it for a slice, which is without end where the launch is known to be short. True: it is over.
     ///
     /// # Safety
-    /// The memory of its operands is left to it until this returns.
-    pub unsafe fn run(&mut self, shared: &Shared, team: &mut Team<'_>) {
+    /// The memory of its operands is left to it until it is over.
+    pub unsafe fn run(&mut self, shared: &Shared, workers: Workers<'_>, slice: Slice) -> bool {
         if self.temp_bytes > 0 {
-            let arena = team.scratch().reserve_temps(self.temp_bytes);
+            // The same in each slice: it does not grow while the job is under way.
+            let arena = self.arena.reserve(self.temp_bytes);
             let first = self.columns - self.prepared.plan.temps.len();
             for (group, places) in self.groups.iter().zip(&self.temps) {
                 for (k, index) in group.instances.clone().enumerate() {
@@ -238,12 +255,18 @@ impl Job {
                 }
             }
         }
+        let mut progress = std::mem::take(&mut self.progress);
+        let mut team = Team::new(workers, &mut progress, self.sliced.then_some(slice));
         // SAFETY: the caller's, and the addresses were checked when the job was made.
-        unsafe { step::run(self, shared, team) };
+        unsafe { step::run(self, shared, &mut team) };
+        let over = !team.is_stopped();
         let bytes = team.scratch().bytes();
+        self.progress = progress;
+        let bytes = bytes + self.arena.bytes() + self.progress.kept.bytes();
         if bytes > shared.scratch_bytes_max.load(Ordering::Relaxed) {
             shared.scratch_bytes_max.fetch_max(bytes, Ordering::Relaxed);
         }
+        over
     }
 }
 

@@ -28,6 +28,7 @@ mod reduce;
 mod scan;
 mod scatter;
 mod scratch;
+mod slice;
 mod step;
 mod strided;
 mod tile;

@@ -28,6 +28,9 @@ pub unsafe fn run(
     programs: [&Option<Program>; 3],
     team: &mut Team<'_>,
 ) {
+    if team.passes() {
+        return;
+    }
     let plan = &job.prepared.plan;
     let table = job.table(0..job.instances.len());
     let address = |instance: usize, access: Option<&Access>| {
@@ -50,14 +53,8 @@ pub unsafe fn run(
     // SAFETY: `launch` checked the addresses for what `Params` proved the plan to reach, and the level is the backend's.
     let contraction =
         unsafe { Contraction::new(contract, &bindings, job.isa, &mut shared.packs()) };
-    let units = contraction.units();
-    let part = match team.workers() {
-        1 => units.max(1),
-        _ => 1,
-    };
-    team.each(units.div_ceil(part), &|scratch, from| {
+    team.each(contraction.units(), &|scratch, range| {
         let mut own = scratch.take_contraction();
-        let range = from * part..((from + 1) * part).min(units);
         if programs.iter().all(|program| program.is_none()) {
             for unit in range {
                 // SAFETY: each unit runs once; units write disjoint results.

@@ -13,7 +13,7 @@ use crate::fold::{BLOCK, Blocks, Fold, LANES};
 use crate::pool::Team;
 use crate::prepare::sizes;
 use crate::scratch::{Scratch, padded};
-use crate::step::part_len;
+use crate::step::{part_len, positions};
 use crate::tile::program::Value;
 use crate::tile::{Bound, Evaluator, Program, Table};
 
@@ -25,6 +25,8 @@ const DEPTH: usize = 48;
 const GROUP: u64 = 64;
 /// Blocks of a single reduction from which its blocks are worth sharing among threads.
 const SHARE_BLOCKS: u64 = 64;
+/// Blocks of a reduction that may be stopped inside.
+const LONG_BLOCKS: u64 = 256;
 
 /// A reduction's sizes and addresses.
 #[derive(Debug)]
@@ -415,11 +417,9 @@ pub unsafe fn run(
         return;
     }
     let blocks = bound.inner.div_ceil(BLOCK as u64);
-    if team.workers() > 1
-        && total < team.workers() as u64
-        && blocks >= SHARE_BLOCKS
-        && !bound.columns
-    {
+    let few = team.workers() > 1 && total < team.workers() as u64;
+    let long = team.is_sliced() && blocks >= LONG_BLOCKS;
+    if (few || long) && blocks >= SHARE_BLOCKS && !bound.columns {
         for at in 0..total {
             // SAFETY: the caller's.
             unsafe { shared(programs, fold, bound, table, value, at, team) };
@@ -427,11 +427,11 @@ pub unsafe fn run(
         return;
     }
     let elements = bound.inner.max(1);
-    let part = part_len(total * elements, elements, team) / elements;
-    team.each(total.div_ceil(part) as usize, &|scratch, index| {
-        let (at, end) = (index as u64 * part, ((index as u64 + 1) * part).min(total));
+    let part = part_len(elements) / elements;
+    team.each(total.div_ceil(part) as usize, &|scratch, parts| {
+        let positions = positions(parts, part, total);
         // SAFETY: the caller's; parts have different outer positions, so they store different elements.
-        unsafe { range(programs, fold, bound, table, value, scratch, at..end) };
+        unsafe { range(programs, fold, bound, table, value, scratch, positions) };
     });
 }
 
@@ -466,7 +466,7 @@ impl Sums {
     }
 }
 
-/// One long reduction, its blocks shared among the team.
+/// One long reduction, its blocks in parts.
 unsafe fn shared(
     programs: [&Program; 2],
     fold: &Fold,
@@ -476,26 +476,23 @@ unsafe fn shared(
     at: u64,
     team: &mut Team<'_>,
 ) {
-    let blocks = bound.inner.div_ceil(BLOCK as u64);
-    // Accumulators are at most 16 bytes with 8-byte alignment.
-    let mut memory = vec![0u64; (blocks as usize * fold.size).div_ceil(8)];
-    let sums = Sums(memory.as_mut_ptr().cast());
-    let part = part_len(blocks * BLOCK as u64, BLOCK as u64, team) / BLOCK as u64;
-    team.each(blocks.div_ceil(part) as usize, &|scratch, index| {
-        let from = index as u64 * part;
+    let blocks = bound.inner.div_ceil(BLOCK as u64) as usize;
+    let sums = Sums(team.kept(blocks * fold.size));
+    team.each(blocks, &|scratch, parts| {
         let mut work = Work::new(programs, fold, bound, table, value, scratch);
-        let range = from..(from + part).min(blocks);
+        let to = sums.at(parts.start * fold.size);
         // SAFETY: the caller's; each block's sum is written by one part.
-        unsafe { work.sums(at, range, sums.at(from as usize * fold.size)) };
+        unsafe { work.sums(at, parts.start as u64..parts.end as u64, to) };
         work.done(scratch);
     });
-    let scratch = team.scratch();
-    let mut work = Work::new(programs, fold, bound, table, value, scratch);
-    // SAFETY: every sum is there.
-    unsafe {
-        (fold.tree)(sums.at(0), blocks as usize);
-        (fold.finish)(work.results, sums.at(0), 1);
-        work.epilogue.run(at, 1, work.results);
-    }
-    work.done(scratch);
+    team.each(1, &|scratch, _| {
+        let mut work = Work::new(programs, fold, bound, table, value, scratch);
+        // SAFETY: every sum is there.
+        unsafe {
+            (fold.tree)(sums.at(0), blocks);
+            (fold.finish)(work.results, sums.at(0), 1);
+            work.epilogue.run(at, 1, work.results);
+        }
+        work.done(scratch);
+    });
 }

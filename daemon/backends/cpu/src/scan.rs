@@ -4,6 +4,8 @@
 //! Along the axis there is one chain, ascending, in the accumulator dtype and starting from the first element; each
 //! element is the chain's value rounded once. Threads share rows, never a chain.
 
+use std::ops::Range;
+
 use tensord_plan::{Params, Plan, ScanStep};
 use tensord_shm::dtype::DType;
 use tensord_shm::op::Scan;
@@ -11,7 +13,7 @@ use tensord_shm::op::Scan;
 use crate::math::{basic, convert};
 use crate::pool::Team;
 use crate::prepare::sizes;
-use crate::step::part_len;
+use crate::step::{part_len, positions};
 use crate::strided::Strided;
 use crate::tile::Table;
 use crate::tile::rows::Cursor;
@@ -119,6 +121,21 @@ fn chain_of(kind: Scan, dtype: DType) -> Chain {
 #[repr(align(64))]
 struct Chunk([u64; CHUNK]);
 
+/// Elements of a row from which on it is cut in parts.
+const LONG: u64 = 1 << 16;
+
+/// Where the carry of a row lies between its parts.
+#[derive(Clone, Copy)]
+struct Kept(*mut Carry);
+// SAFETY: the parts that use it run one after the other.
+unsafe impl Sync for Kept {}
+
+impl Kept {
+    fn at(&self) -> *mut Carry {
+        self.0
+    }
+}
+
 /// Runs a scan over the instances of a table.
 ///
 /// # Safety
@@ -142,24 +159,43 @@ pub unsafe fn run(
     }
     let rows = elements / len;
     let total = rows * table.count() as u64;
-    let part = part_len(total * len, len, team) / len;
-    team.each(total.div_ceil(part) as usize, &|_, index| {
+    // A part of a row goes on from `carry`.
+    let part_of_row = |row: u64, range: Range<u64>, mut carry: Carry| {
         let mut chunk = Chunk([0; CHUNK]);
         let at = chunk.0.as_mut_ptr().cast::<u8>();
-        for row in index as u64 * part..((index as u64 + 1) * part).min(total) {
-            let instance = (row / rows) as usize;
-            let mut carry = Carry(0);
-            for done in (0..len).step_by(CHUNK) {
-                let n = (len - done).min(CHUNK as u64) as usize;
-                let cursor = Cursor::new(&sizes, row % rows * len + done);
-                // SAFETY: `Params` checked both accesses; a row is read and written by one part, and the chunk holds
-                // `CHUNK` elements of any dtype.
-                unsafe {
-                    from.read(&table, instance, cursor, at, n);
-                    chain(at, n, &mut carry, done == 0);
-                    to.write(&table, instance, cursor, at, n);
-                }
+        let instance = (row / rows) as usize;
+        for done in range.clone().step_by(CHUNK) {
+            let n = (range.end - done).min(CHUNK as u64) as usize;
+            let cursor = Cursor::new(&sizes, row % rows * len + done);
+            // SAFETY: `Params` checked both accesses; a row is read and written by one part at a time, and the chunk holds
+            // `CHUNK` elements of any dtype.
+            unsafe {
+                from.read(&table, instance, cursor, at, n);
+                chain(at, n, &mut carry, done == 0);
+                to.write(&table, instance, cursor, at, n);
             }
+        }
+        carry
+    };
+    if len >= LONG && (team.is_sliced() || total < team.workers() as u64) {
+        let carry = Kept(team.kept(size_of::<Carry>()).cast());
+        let part = part_len(CHUNK as u64);
+        for row in 0..total {
+            team.each_in_order(len.div_ceil(part) as usize, &|_, parts| {
+                // SAFETY: the memory was reserved for it, zeros are a carry, and parts run one after the other.
+                unsafe {
+                    let before = carry.at().read();
+                    let range = positions(parts, part, len);
+                    carry.at().write(part_of_row(row, range, before));
+                }
+            });
+        }
+        return;
+    }
+    let part = part_len(len) / len;
+    team.each(total.div_ceil(part) as usize, &|_, parts| {
+        for row in positions(parts, part, total) {
+            part_of_row(row, 0..len, Carry(0));
         }
     });
 }

@@ -4,6 +4,8 @@
 //! Updates of one instance are taken in row-major order, so that of several at one place the last replaces, and sums have one
 //! order; each addition rounds to the dtype. Threads share instances and outer axes, between which nothing can collide.
 
+use std::ops::Range;
+
 use tensord_plan::{Params, Plan, ScatterStep};
 use tensord_shm::dtype::DType;
 use tensord_shm::op::ScatterMode;
@@ -11,7 +13,7 @@ use tensord_shm::op::ScatterMode;
 use crate::math::convert;
 use crate::pool::Team;
 use crate::prepare::sizes;
-use crate::step::part_len;
+use crate::step::{part_len, positions};
 use crate::strided::Strided;
 use crate::tile::Table;
 use crate::tile::rows::Cursor;
@@ -92,12 +94,12 @@ struct Scatter<'a> {
 }
 
 impl Scatter<'_> {
-    /// All updates at one position `before` of the outer axes.
-    unsafe fn rows(&self, instance: usize, before: u64) {
+    /// Updates by some elements of the index, at one position `before` of the outer axes.
+    unsafe fn rows(&self, instance: usize, before: u64, range: Range<u64>) {
         let [indices, behind] = self.counts;
         let mut chunk = Chunk([0; CHUNK]);
         let update = chunk.0.as_mut_ptr().cast::<u8>();
-        for k in 0..indices {
+        for k in range {
             let mut index = 0i64;
             // SAFETY: `Params` checked the access of the index.
             unsafe {
@@ -129,6 +131,9 @@ impl Scatter<'_> {
         }
     }
 }
+
+/// Updates at a position of the outer axes from which on they are cut in parts.
+const LONG: u64 = 1 << 16;
 
 /// Runs a scatter over the instances of a table.
 ///
@@ -164,11 +169,25 @@ pub unsafe fn run(
     if total == 0 {
         return;
     }
-    let part = part_len(total * row, row, team) / row;
-    team.each(total.div_ceil(part) as usize, &|_, index| {
-        for at in index as u64 * part..((index as u64 + 1) * part).min(total) {
+    if total < team.workers() as u64 || row >= LONG {
+        // Updates of one element come in the order of the index.
+        let part = part_len(scatter.counts[1]) / scatter.counts[1].max(1);
+        for at in 0..total {
+            let indices = scatter.counts[0];
+            team.each_in_order(indices.div_ceil(part) as usize, &|_, parts| {
+                let indices = positions(parts, part, indices);
+                // SAFETY: the caller's; nothing else runs meanwhile.
+                unsafe { scatter.rows((at / outer) as usize, at % outer, indices) };
+            });
+        }
+        return;
+    }
+    let part = part_len(row) / row;
+    team.each(total.div_ceil(part) as usize, &|_, parts| {
+        for at in positions(parts, part, total) {
+            let indices = 0..scatter.counts[0];
             // SAFETY: the caller's; parts write at different outer positions, and no two indices of the result share an element.
-            unsafe { scatter.rows((at / outer) as usize, at % outer) };
+            unsafe { scatter.rows((at / outer) as usize, at % outer, indices) };
         }
     });
 }

@@ -10,11 +10,31 @@ use crate::tile::Tables;
 #[repr(align(64))]
 struct Line(#[allow(dead_code)] [u8; 64]);
 
+/// Aligned memory that grows to what was needed most.
+#[derive(Default)]
+pub struct Arena(Vec<Line>);
+
+impl Arena {
+    /// Start of at least `bytes` bytes, 64-byte aligned, initialised. Content stays as long as it need not grow.
+    pub fn reserve(&mut self, bytes: usize) -> *mut u8 {
+        let count = bytes.div_ceil(64);
+        if self.0.len() < count {
+            // What was there is of no use: growing need not copy it.
+            self.0 = vec![Line([0; 64]); count];
+        }
+        self.0.as_mut_ptr().cast()
+    }
+
+    /// Bytes held.
+    pub fn bytes(&self) -> u64 {
+        self.0.len() as u64 * 64
+    }
+}
+
 /// Working memory of one thread.
 #[derive(Default)]
 pub struct Scratch {
-    lines: Vec<Line>,
-    temps: Vec<Line>,
+    tiles: Arena,
     contraction: Option<Box<contract::Scratch>>,
     spare: Vec<Tables>,
 }
@@ -25,12 +45,7 @@ unsafe impl Send for Scratch {}
 impl Scratch {
     /// Start of at least `bytes` bytes, 64-byte aligned, contents undefined but initialised.
     pub fn reserve(&mut self, bytes: usize) -> *mut u8 {
-        room(&mut self.lines, bytes)
-    }
-
-    /// As [`Scratch::reserve`], for the temporaries of a launch: they live as long as the launch runs.
-    pub fn reserve_temps(&mut self, bytes: usize) -> *mut u8 {
-        room(&mut self.temps, bytes)
+        self.tiles.reserve(bytes)
     }
 
     /// The contraction kernel's own working memory, taken out for the time of a step.
@@ -56,17 +71,8 @@ impl Scratch {
     /// Bytes held.
     pub fn bytes(&self) -> u64 {
         let contraction = self.contraction.as_ref().map_or(0, |own| own.bytes());
-        (self.lines.len() + self.temps.len()) as u64 * 64 + contraction
+        self.tiles.bytes() + contraction
     }
-}
-
-fn room(lines: &mut Vec<Line>, bytes: usize) -> *mut u8 {
-    let count = bytes.div_ceil(64);
-    if lines.len() < count {
-        // What was there is of no use: growing need not copy it.
-        *lines = vec![Line([0; 64]); count];
-    }
-    lines.as_mut_ptr().cast()
 }
 
 /// Sizes rounded up so that pieces of one run stay 64-byte aligned.

@@ -16,18 +16,19 @@ use crate::tile::kernels::LANES;
 use crate::tile::{Bound, Evaluator, Program, Table};
 use crate::{product, reduce, scan, scatter};
 
-/// Parts for each worker, so that an unlucky one does not keep the others waiting.
-const PARTS_PER_WORKER: u64 = 4;
-/// Elements below which a part is not worth handing over.
-const PART_MIN: u64 = 4096;
+/// Elements of a part: about a tile. Workers take many parts at once, as long as there are.
+const PART: u64 = 1024;
 
-/// Runs all steps.
+/// Runs all steps, from where the launch was stopped to where it is stopped next.
 ///
 /// # Safety
 /// The job's addresses were made by `launch` from checked operands, and nobody else touches their memory meanwhile.
 pub unsafe fn run(job: &Job, shared: &Shared, team: &mut Team<'_>) {
     let plan = &job.prepared.plan;
     for (index, (step, prepared)) in plan.steps.iter().zip(&job.prepared.steps).enumerate() {
+        if team.is_stopped() {
+            return;
+        }
         // SAFETY: the caller's; steps run one after the other, but for those of a band, which knows what it may do.
         unsafe {
             if let (Step::Contract(contract), PreparedStep::Contract { a, b, epilogue }) =
@@ -93,16 +94,14 @@ unsafe fn run_step(job: &Job, group: &Group, index: usize, team: &mut Team<'_>) 
     }
 }
 
-/// Cuts `total` positions in parts of a multiple of `unit`, a few for each worker.
-pub fn part_len(total: u64, unit: u64, team: &Team<'_>) -> u64 {
-    match team.workers() {
-        1 => total,
-        workers => total
-            .div_ceil(workers as u64 * PARTS_PER_WORKER)
-            .max(PART_MIN.min(total))
-            .next_multiple_of(unit),
-    }
-    .max(1)
+/// Elements of a part, a multiple of `unit`.
+pub fn part_len(unit: u64) -> u64 {
+    PART.next_multiple_of(unit.max(1))
+}
+
+/// The positions below `total` that parts of `part` positions cover.
+pub fn positions(parts: Range<usize>, part: u64, total: u64) -> Range<u64> {
+    parts.start as u64 * part..(parts.end as u64 * part).min(total)
 }
 
 /// Elements of the tile at global position `at`, when `end` is the last position of the part.
@@ -144,16 +143,11 @@ unsafe fn map(program: &Program, bound: &Bound, table: Table<'_>, team: &mut Tea
     }
     let packed = is_packed(bound, &table);
     let unit = if packed { bound.count } else { 64 };
-    let part = part_len(total, unit, team);
-    let parts = if part >= total {
-        1
-    } else {
-        total.div_ceil(part) as usize
-    };
-    team.each(parts, &|scratch, index| {
-        let (at, end) = (index as u64 * part, ((index as u64 + 1) * part).min(total));
+    let part = part_len(unit);
+    team.each(total.div_ceil(part) as usize, &|scratch, parts| {
+        let positions = positions(parts, part, total);
         // SAFETY: the caller's; parts write disjoint elements, because no two indices of a store share one.
-        unsafe { map_range(program, bound, table, scratch, at..end) };
+        unsafe { map_range(program, bound, table, scratch, positions) };
     });
 }
 

@@ -105,37 +105,54 @@ fn config(inline_ns_max: u64) -> CpuConfig {
 }
 
 #[test]
-fn launches_that_share_buffers_keep_their_order() {
-    // At 2,000 ns the long launches go to the pool and the short ones would run at once.
-    let mut backend = CpuBackend::new(config(2_000)).unwrap();
-    let plan = plan();
-    let n = 1 << 18;
-    let buffer = filled(&mut backend, n, 1.0);
-    let mut done = Vec::new();
-    for k in 0..8u64 {
-        let size = if k % 2 == 0 { n } else { 64 };
-        let instances = vec![instance(
-            &plan,
-            size as i64,
-            operand(buffer, 0),
-            operand(buffer, 0),
-        )];
-        backend
-            .launch(Launch {
-                id: LaunchId(k),
-                plan: plan.clone(),
-                instances,
-            })
-            .unwrap();
+fn a_launch_stops_after_its_slice_and_goes_on_where_it_stopped() {
+    for inline_ns_max in [u64::MAX, 0] {
+        let mut backend = CpuBackend::new(config(inline_ns_max)).unwrap();
+        let plan = plan();
+        let n = 1 << 18;
+        let (long, short) = (filled(&mut backend, n, 1.0), filled(&mut backend, 64, 1.0));
+        let mut launch = |id, buffer, n: u64| {
+            let instances = vec![instance(
+                &plan,
+                n as i64,
+                operand(buffer, 0),
+                operand(buffer, 0),
+            )];
+            let plan = plan.clone();
+            backend
+                .launch(
+                    Launch {
+                        id: LaunchId(id),
+                        plan,
+                        instances,
+                    },
+                    0,
+                )
+                .unwrap();
+        };
+        launch(1, long, n);
+        launch(2, short, 64);
+        let (mut over, mut slices) = (Vec::new(), 0);
+        while over.len() < 2 {
+            let mut done = Vec::new();
+            backend.wait(&mut done);
+            for ran in done {
+                assert_eq!(ran.fault, None);
+                match ran.over {
+                    true => over.push(ran.id.0),
+                    false => {
+                        slices += 1;
+                        backend.resume(ran.id, 0);
+                    }
+                }
+            }
+        }
+        assert_eq!(over, [2, 1], "the short one is over first");
+        assert!(slices > 10, "{slices}");
+        // Donated: a part that ran twice would show.
+        assert!(floats(&mut backend, long, n).iter().all(|&x| x == 6.0));
+        assert_eq!(floats(&mut backend, short, 64), [6.0; 64]);
     }
-    while done.len() < 8 {
-        backend.wait(&mut done);
-    }
-    assert!(done.iter().all(|completed| completed.fault.is_none()));
-    let values = floats(&mut backend, buffer, n);
-    // Each launch multiplies by 6: eight of them over the first 64 elements, four over the others.
-    assert!(values[..64].iter().all(|&x| x == 6f32.powi(8)));
-    assert!(values[64..].iter().all(|&x| x == 6f32.powi(4)));
 }
 
 struct Sealed(Vec<u128>);
@@ -159,19 +176,25 @@ fn sealed_memory_is_read_in_place_and_never_written() {
     let output = filled(&mut backend, 16, 0.0);
     let instances = vec![instance(&plan, 16, operand(sealed, 0), operand(output, 0))];
     backend
-        .launch(Launch {
-            id: LaunchId(0),
-            plan: plan.clone(),
-            instances,
-        })
+        .launch(
+            Launch {
+                id: LaunchId(0),
+                plan: plan.clone(),
+                instances,
+            },
+            u64::MAX,
+        )
         .unwrap();
     assert_eq!(floats(&mut backend, output, 16), [6.0; 16]);
     let instances = vec![instance(&plan, 16, operand(output, 0), operand(sealed, 0))];
-    let refused = backend.launch(Launch {
-        id: LaunchId(1),
-        plan,
-        instances,
-    });
+    let refused = backend.launch(
+        Launch {
+            id: LaunchId(1),
+            plan,
+            instances,
+        },
+        u64::MAX,
+    );
     assert!(matches!(refused, Err(DeviceFault::Invalid(_))));
     assert!(backend.zero(sealed, 0, 1).is_err());
 }
@@ -226,11 +249,14 @@ fn what_does_not_fit_is_refused_and_nothing_is_touched() {
     ];
     for (k, (plan, instance)) in bad.into_iter().enumerate() {
         let instances = vec![good.clone(), instance];
-        let refused = backend.launch(Launch {
-            id: LaunchId(k as u64),
-            plan,
-            instances,
-        });
+        let refused = backend.launch(
+            Launch {
+                id: LaunchId(k as u64),
+                plan,
+                instances,
+            },
+            u64::MAX,
+        );
         assert!(
             matches!(refused, Err(DeviceFault::Invalid(_))),
             "case {k}: {refused:?}"

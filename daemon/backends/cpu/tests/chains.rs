@@ -247,7 +247,7 @@ fn check<T: Float>(backend: &mut CpuBackend, draws: &mut Draws, size: usize, cou
         plan: plan.clone(),
         instances: instances.clone(),
     };
-    backend.launch(launch).unwrap();
+    backend.launch(launch, u64::MAX).unwrap();
     let mut done = Vec::new();
     backend.wait(&mut done);
     assert!(done[0].fault.is_none(), "{done:?}");

@@ -186,11 +186,14 @@ fn launches(backend: &mut CpuBackend, plan: &Plan, all: &[Instance]) -> Times {
         let begin = Instant::now();
         for _ in 0..count {
             backend
-                .launch(Launch {
-                    id: LaunchId(0),
-                    plan: plan.clone(),
-                    instances: black_box(all.to_vec()),
-                })
+                .launch(
+                    Launch {
+                        id: LaunchId(0),
+                        plan: plan.clone(),
+                        instances: black_box(all.to_vec()),
+                    },
+                    u64::MAX,
+                )
                 .unwrap();
             backend.wait(&mut done);
             black_box(&done).len();

@@ -111,7 +111,8 @@ impl Case {
     }
 
     /// What the backend gives for some instances in one launch.
-    pub fn run(&self, backend: &mut CpuBackend, all: &[&Values]) -> Vec<Vec<Vec<u8>>> {
+    pub fn run(&self, device: &mut Device, all: &[&Values]) -> Vec<Vec<Vec<u8>>> {
+        let backend = &mut device.backend;
         let operand = |buffer| Operand {
             buffer,
             offset: 0,
@@ -146,7 +147,15 @@ impl Case {
             })
             .collect();
         let outputs: Vec<Vec<Operand>> = instances.iter().map(|i| i.outputs.clone()).collect();
-        launch(backend, self.plan.clone(), instances);
+        match device.slice_ns {
+            u64::MAX => launch(backend, &self.plan, vec![instances], u64::MAX),
+            // Two launches at once, in turns.
+            slice_ns => {
+                let half = instances.len() / 2;
+                let halves = vec![instances[half..].to_vec(), instances[..half].to_vec()];
+                launch(backend, &self.plan, halves, slice_ns);
+            }
+        }
         let results = outputs.iter().map(|outputs| {
             let sizes = self.params.output_bytes();
             let outputs = outputs.iter().zip(sizes);
@@ -180,19 +189,37 @@ impl Case {
     }
 }
 
-pub fn launch(backend: &mut CpuBackend, plan: Arc<Plan>, instances: Vec<Instance>) {
-    let id = LaunchId(7);
-    backend
-        .launch(Launch {
-            id,
-            plan,
+/// Starts launches and resumes them in turn until they are over.
+pub fn launch(
+    backend: &mut CpuBackend,
+    plan: &Arc<Plan>,
+    launches: Vec<Vec<Instance>>,
+    slice_ns: u64,
+) {
+    let mut left = launches.len();
+    for (k, instances) in launches.into_iter().enumerate() {
+        let launch = Launch {
+            id: LaunchId(7 + k as u64),
+            plan: plan.clone(),
             instances,
-        })
-        .unwrap();
-    let mut done = Vec::new();
-    backend.wait(&mut done);
-    assert_eq!(done.len(), 1);
-    assert_eq!((done[0].id, &done[0].fault), (id, &None));
+        };
+        backend.launch(launch, slice_ns).unwrap();
+    }
+    while left > 0 {
+        let mut done = Vec::new();
+        backend.wait(&mut done);
+        assert!(
+            !done.is_empty(),
+            "{left} launches are neither over nor stopped"
+        );
+        for ran in done {
+            assert_eq!(ran.fault, None);
+            match ran.over {
+                true => left -= 1,
+                false => backend.resume(ran.id, slice_ns),
+            }
+        }
+    }
 }
 
 pub fn read(backend: &mut CpuBackend, buffer: BufferId, bytes: u64) -> Vec<u8> {
@@ -205,19 +232,30 @@ pub fn read(backend: &mut CpuBackend, buffer: BufferId, bytes: u64) -> Vec<u8> {
     all
 }
 
-/// Backends that must all give the same: each level, on the caller's thread, and on pools of one and three threads.
-pub fn backends() -> Vec<(String, CpuBackend)> {
+/// A backend, and how long a slice of its launches is.
+pub struct Device {
+    pub backend: CpuBackend,
+    pub slice_ns: u64,
+}
+
+/// Backends that must all give the same: each level, on the caller's thread, and on pools of one and three threads; whole
+/// launches, and some that stop after each part.
+pub fn backends() -> Vec<(String, Device)> {
     let mut all = Vec::new();
     for isa in Isa::ALL.into_iter().filter(|isa| isa.available()) {
-        for (threads, inline_ns_max) in [(1, u64::MAX), (1, 0), (3, 0)] {
+        let whole = [(1, u64::MAX), (1, 0), (3, 0)].map(|how| (how, u64::MAX));
+        let sliced = [(1, u64::MAX), (3, 0)].map(|how| (how, 0));
+        for ((threads, inline_ns_max), slice_ns) in whole.into_iter().chain(sliced) {
             let config = CpuConfig {
                 isa: Some(isa),
                 threads,
                 inline_ns_max: Some(inline_ns_max),
                 ..CpuConfig::default()
             };
-            let name = format!("{isa}, {threads} threads, inline {inline_ns_max}");
-            all.push((name, CpuBackend::new(config).unwrap()));
+            let name =
+                format!("{isa}, {threads} threads, inline {inline_ns_max}, slices {slice_ns}");
+            let backend = CpuBackend::new(config).unwrap();
+            all.push((name, Device { backend, slice_ns }));
         }
     }
     all
