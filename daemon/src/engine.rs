@@ -96,6 +96,8 @@ pub struct Engine {
     pub(crate) faults: Vec<SessionFault>,
     pub(crate) done: Vec<Ran>,
     pub(crate) record: Option<Box<RecordBuf>>,
+    /// Of the last decision: its memory serves the next one.
+    candidates: Vec<Candidate>,
     branches: Branches,
     slate: Option<Slate>,
     held_until_ns: Option<u64>,
@@ -126,6 +128,7 @@ impl Engine {
             faults: Vec::new(),
             done: Vec::new(),
             record: Some(Box::new(RecordBuf::new())),
+            candidates: Vec::new(),
             branches: Branches::default(),
             slate: None,
             held_until_ns: None,
@@ -200,13 +203,15 @@ impl Engine {
             self.enter(Stage::Schedule);
         }
         let slice_ns = self.settings.slice_ns;
+        let mut candidates = std::mem::take(&mut self.candidates);
         while self.device.running() < LAUNCHES_MAX {
-            let candidates = self.candidates(&mut any);
-            if candidates.is_empty() {
-                break;
-            }
             let now_ns = self.clock.now_ns();
             if any && now_ns.saturating_sub(turn_ns) > slice_ns / LOOKS_IN_SLICE {
+                break;
+            }
+            candidates.clear();
+            self.gather(&mut candidates, &mut any);
+            if candidates.is_empty() {
                 break;
             }
             match self.scheduler.decide(&candidates, slice_ns, now_ns) {
@@ -226,17 +231,19 @@ impl Engine {
             self.complete();
             any = true;
         }
+        candidates.clear();
+        self.candidates = candidates;
         any
     }
 
     /// What can run: launches that were stopped, and the heads of all queues' work with what may run beside them. Heads whose
     /// operands failed are failed here.
-    fn candidates(&mut self, any: &mut bool) -> Vec<Candidate> {
-        let mut candidates = Vec::new();
-        self.stopped(&mut candidates);
+    fn gather(&mut self, candidates: &mut Vec<Candidate>, any: &mut bool) {
+        self.stopped(candidates);
+        let stopped = candidates.len();
         for k in 0..self.active.len() {
             let place = self.active[k];
-            if candidates.iter().any(|stopped| stopped.place == place) {
+            if candidates[..stopped].iter().any(|own| own.place == place) {
                 continue;
             }
             while let Some(failure) = self.head_failure(place) {
@@ -287,7 +294,6 @@ impl Engine {
                 }
             }
         }
-        candidates
     }
 
     /// Launches that were stopped: each of their sessions may let them go on.

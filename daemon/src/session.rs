@@ -8,7 +8,7 @@ use crate::dispatch::memory::Account;
 use crate::engine_process::{SessionSpec, SessionTotals};
 use crate::graph::handles::Handles;
 use crate::ingest::Queue;
-use crate::schedule::Owner;
+use crate::schedule::{Owner, Seat};
 
 /// A session. Everything that it holds is freed when this is dropped.
 pub struct Session {
@@ -20,6 +20,8 @@ pub struct Session {
     pub queues: Vec<Option<Queue>>,
     /// Its staging arenas, by number.
     pub staging: Vec<StagingMap>,
+    /// Where the scheduler keeps its accounts.
+    pub seat: Seat,
     /// Its device memory.
     pub account: Rc<Account>,
     /// What became of its requests.
@@ -34,11 +36,12 @@ pub struct Session {
 
 impl Session {
     /// A session that did nothing yet.
-    pub fn new(spec: SessionSpec, tenant: &Rc<Account>) -> Session {
+    pub fn new(spec: SessionSpec, seat: Seat, tenant: &Rc<Account>) -> Session {
         Session {
             handles: Handles::new(spec.limits.handles),
             account: Account::of_session(spec.limits.device_bytes, tenant),
             spec,
+            seat,
             queues: Vec::new(),
             staging: Vec::new(),
             totals: SessionTotals::default(),
@@ -56,6 +59,7 @@ impl Session {
             tenant_weight: self.spec.tenant_weight,
             session: self.spec.id,
             weight: self.spec.weight,
+            seat: self.seat,
         }
     }
 

@@ -107,12 +107,13 @@ impl EngineCore for Engine {
     fn attach(&mut self, spec: SessionSpec) -> Result<(), Refusal> {
         let id = spec.id;
         let limit = self.settings.tenant_device_bytes;
+        let seat = self.scheduler.seat(spec.class, spec.tenant);
         let tenant = self.tenants.entry(spec.tenant).or_insert_with(|| Tenant {
             sessions: 0,
             account: Account::of_tenant(limit),
         });
         tenant.sessions += 1;
-        let session = Session::new(spec, &tenant.account);
+        let session = Session::new(spec, seat, &tenant.account);
         let index = self
             .sessions
             .iter()
@@ -181,9 +182,9 @@ impl EngineCore for Engine {
         let cancelled = session.accepted.saturating_sub(ended);
         totals.cancelled += cancelled;
         self.counters.requests_cancelled += cancelled;
-        let tenant = session.spec.tenant;
+        let (tenant, owner) = (session.spec.tenant, session.owner());
         drop(session);
-        self.scheduler.forget_session(id);
+        self.scheduler.leave(&owner);
         self.device.memory.collect(&mut *self.device.backend);
         self.device.constants.sweep(self.clock.now_ns());
         let last = self.tenants.get_mut(&tenant).is_none_or(|left| {
@@ -202,8 +203,16 @@ impl EngineCore for Engine {
     fn set(&mut self, session: SessionId, name: &str, class: Class, weight: u32) {
         if let Ok(session) = self.session(session) {
             session.spec.name = name.to_owned();
-            session.spec.class = class;
             session.spec.weight = weight;
+            let owner = session.owner();
+            if owner.class != class {
+                session.spec.class = class;
+                self.scheduler.leave(&owner);
+                let seat = self.scheduler.seat(class, owner.tenant);
+                if let Ok(session) = self.session(owner.session) {
+                    session.seat = seat;
+                }
+            }
         }
     }
 

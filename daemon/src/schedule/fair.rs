@@ -15,157 +15,157 @@
 //! Who rides along in somebody else's launch is charged for it, and may be ahead of its share by the slack: work merges as long as
 //! shares stay what they are meant to be.
 
-use std::hash::Hash;
-
-use tensord_shm::control::{Class, WEIGHT_MAX};
-
 use super::policy::Policy;
 use super::{Candidate, Owner};
-use crate::engine_process::{SessionId, TenantId};
-use crate::map::Map;
 
 /// How far from its share somebody may be who rides along or returns, in slices.
 const SLACK_SLICES: u64 = 2;
-/// Members of a level that are remembered when they have nothing to do.
-const MEMBERS_MAX: usize = 1 << 16;
+/// Classes, by number.
+const CLASSES: usize = 4;
 
-/// Service over weight. One nanosecond of a member with the greatest weight is one.
-type Virtual = i128;
+/// Nanoseconds of service over weight. In years of one weight's service it is exact to some ten nanoseconds.
+type Virtual = f64;
 
-fn virtual_of(ns: u64, weight: u32) -> Virtual {
-    Virtual::from(ns) * Virtual::from(WEIGHT_MAX) / Virtual::from(weight.max(1))
-}
-
-/// Nanoseconds of service that a distance in virtual time is to somebody of this weight.
-fn service_of(distance: Virtual, weight: u32) -> i128 {
-    distance * Virtual::from(weight.max(1)) / Virtual::from(WEIGHT_MAX)
-}
-
-/// A tenant or a session.
-#[derive(Clone, Copy, Debug, Default)]
-struct Member {
-    virtual_time: Virtual,
-    weight: u32,
-    /// The last round in which it was ready, and its group then.
-    seen: u64,
-    group: Group,
-}
-
-/// Members that share something: the tenants of a class, or the sessions of a tenant and class.
-type Group = (u8, u32);
-
-/// What the members of a group that are ready have in common.
+/// The weighted mean of the virtual times of those who are ready.
 #[derive(Clone, Copy, Debug, Default)]
 struct Mean {
-    /// Weighted sum of their virtual times, and sum of weights, in round `round`.
-    sum: Virtual,
-    weights: Virtual,
+    /// The round that it is of.
     round: u64,
-    /// The group's virtual time in an earlier round.
+    sum: f64,
+    weights: f64,
+    /// The mean of an earlier round.
     before: Virtual,
 }
 
 impl Mean {
     fn now(&self) -> Virtual {
-        match self.weights {
-            0 => self.before,
-            weights => self.sum.div_euclid(weights),
+        if self.weights > 0.0 {
+            self.sum / self.weights
+        } else {
+            self.before
         }
     }
-}
 
-/// One level: members by key, in groups.
-#[derive(Debug)]
-struct Level<K> {
-    members: Map<K, Member>,
-    means: Map<Group, Mean>,
-}
-
-impl<K> Default for Level<K> {
-    fn default() -> Self {
-        Level {
-            members: Map::default(),
-            means: Map::default(),
-        }
-    }
-}
-
-impl<K: Hash + Eq + Copy> Level<K> {
-    /// A member is ready in this round.
-    fn arrive(&mut self, key: K, group: Group, weight: u32, round: u64, slack_ns: u64) {
-        if self.members.len() >= MEMBERS_MAX && !self.members.contains_key(&key) {
-            self.members.retain(|_, member| member.seen + 1 >= round);
-        }
-        let mean = self.means.entry(group).or_default();
-        if mean.round != round {
-            let before = mean.now();
-            *mean = Mean {
+    /// Begins a round, if it has not begun.
+    fn begin(&mut self, round: u64) {
+        if self.round != round {
+            *self = Mean {
                 round,
-                before,
+                before: self.now(),
                 ..Mean::default()
             };
         }
-        let member = self.members.entry(key).or_default();
-        if member.seen == round {
-            return;
-        }
-        if member.seen == 0 || member.group != group {
-            member.virtual_time = mean.before;
-        } else if member.seen + 1 != round {
-            let least = mean.before - virtual_of(slack_ns, weight);
-            member.virtual_time = member.virtual_time.max(least);
-        }
-        (member.seen, member.group, member.weight) = (round, group, weight);
-        mean.sum += member.virtual_time * Virtual::from(weight);
-        mean.weights += Virtual::from(weight);
-    }
-
-    /// Service that a member is owed: negative if it has had more than its share.
-    fn lag_ns(&self, key: K) -> i128 {
-        let Some(member) = self.members.get(&key) else {
-            return 0;
-        };
-        let mean = self.means.get(&member.group).map_or(0, Mean::now);
-        service_of(mean - member.virtual_time, member.weight)
-    }
-
-    /// By what the first of those who compete is found: the eligible before the others, then the earliest virtual deadline of a
-    /// request of this length.
-    fn urgency(&self, key: K, request_ns: u64) -> (bool, Virtual) {
-        let Some(member) = self.members.get(&key) else {
-            return (false, 0);
-        };
-        let mean = self.means.get(&member.group).map_or(0, Mean::now);
-        let deadline = member.virtual_time + virtual_of(request_ns, member.weight);
-        (member.virtual_time > mean, deadline)
-    }
-
-    fn charge(&mut self, key: K, ns: i64) {
-        if let Some(member) = self.members.get_mut(&key) {
-            let service = virtual_of(ns.unsigned_abs(), member.weight) * i128::from(ns.signum());
-            member.virtual_time += service;
-            if let Some(mean) = self.means.get_mut(&member.group)
-                && mean.round == member.seen
-            {
-                mean.sum += service * Virtual::from(member.weight);
-            }
-        }
     }
 }
 
-/// Fair sharing among tenants and sessions.
+/// A tenant in a class, or a session.
+#[derive(Clone, Copy, Debug, Default)]
+struct Member {
+    virtual_time: Virtual,
+    weight: f64,
+    /// The last round in which it was ready; 0: it is new.
+    seen: u64,
+}
+
+impl Member {
+    /// It is ready in this round.
+    fn arrive(&mut self, among: &mut Mean, weight: u32, round: u64, slack_ns: f64) {
+        if self.seen == round {
+            return;
+        }
+        let weight = f64::from(weight.max(1));
+        if self.seen == 0 {
+            self.virtual_time = among.before;
+        } else if self.seen + 1 != round {
+            self.virtual_time = self.virtual_time.max(among.before - slack_ns / weight);
+        }
+        (self.seen, self.weight) = (round, weight);
+        among.sum += self.virtual_time * weight;
+        among.weights += weight;
+    }
+
+    fn charge(&mut self, among: &mut Mean, ns: f64) {
+        if self.weight > 0.0 {
+            self.virtual_time += ns / self.weight;
+        }
+        if among.round == self.seen {
+            among.sum += ns;
+        }
+    }
+
+    /// Service that it is owed: negative if it has had more than its share.
+    fn lag_ns(&self, among: &Mean) -> f64 {
+        (among.now() - self.virtual_time) * self.weight
+    }
+
+    /// By what the first of those who compete is found: the eligible before the others, then the earliest virtual deadline.
+    fn urgency(&self, among: &Mean, request_ns: u64) -> (bool, Virtual) {
+        let deadline = self.virtual_time + request_ns as f64 / self.weight;
+        (self.lag_ns(among) < -ROUNDING_NS, deadline)
+    }
+}
+
+/// Less than this is no debt.
+const ROUNDING_NS: f64 = 1.0;
+
+/// A tenant in a class, and what its sessions have in common.
+#[derive(Clone, Copy, Debug, Default)]
+struct Tenant {
+    member: Member,
+    sessions: Mean,
+}
+
+/// Fair sharing among tenants and sessions, each known by its seat.
 #[derive(Debug, Default)]
 pub struct Fair {
-    tenants: Level<(Class, TenantId)>,
-    sessions: Level<SessionId>,
+    classes: [Mean; CLASSES],
+    tenants: Vec<Tenant>,
+    sessions: Vec<Member>,
     round: u64,
-    slack_ns: u64,
+    slack_ns: f64,
     slice_ns: u64,
 }
 
+/// What is kept for a seat.
+fn seated<T: Default + Clone>(seats: &mut Vec<T>, seat: u32) -> &mut T {
+    let seat = seat as usize;
+    if seats.len() <= seat {
+        seats.resize(seat + 1, T::default());
+    }
+    &mut seats[seat]
+}
+
 impl Fair {
-    fn request_ns(&self, candidate: &Candidate) -> u64 {
-        candidate.cost_ns.min(self.slice_ns)
+    fn lags_ns(&self, owner: &Owner) -> Option<(f64, f64)> {
+        let tenant = self.tenants.get(owner.seat.tenant as usize)?;
+        let session = self.sessions.get(owner.seat.session as usize)?;
+        let class = &self.classes[owner.class as usize];
+        Some((
+            tenant.member.lag_ns(class),
+            session.lag_ns(&tenant.sessions),
+        ))
+    }
+
+    /// The smaller is first.
+    fn order(&self, candidate: &Candidate) -> Option<(bool, Virtual, u32, bool, Virtual, u64)> {
+        let owner = &candidate.owner;
+        let tenant = self.tenants.get(owner.seat.tenant as usize)?;
+        let session = self.sessions.get(owner.seat.session as usize)?;
+        // Tenants ask for slices, whatever their sessions ask for.
+        let class = &self.classes[owner.class as usize];
+        let (ahead, deadline) = tenant.member.urgency(class, self.slice_ns);
+        let request_ns = candidate.request_ns(self.slice_ns);
+        let (session_ahead, session_deadline) = session.urgency(&tenant.sessions, request_ns);
+        let seat = owner.seat.tenant;
+        let ready_ns = candidate.ready_ns;
+        Some((
+            ahead,
+            deadline,
+            seat,
+            session_ahead,
+            session_deadline,
+            ready_ns,
+        ))
     }
 }
 
@@ -173,39 +173,33 @@ impl Policy for Fair {
     fn begin(&mut self, candidates: &[Candidate], slice_ns: u64) {
         self.round += 1;
         self.slice_ns = slice_ns;
-        self.slack_ns = slice_ns.saturating_mul(SLACK_SLICES);
+        self.slack_ns = slice_ns.saturating_mul(SLACK_SLICES) as f64;
+        let (round, slack_ns) = (self.round, self.slack_ns);
         for Candidate { owner, .. } in candidates {
-            let class = owner.class as u8;
-            let (round, slack_ns) = (self.round, self.slack_ns);
-            let tenant = (owner.class, owner.tenant);
-            self.tenants
-                .arrive(tenant, (class, 0), owner.tenant_weight, round, slack_ns);
-            let group = (class, owner.tenant.0);
-            self.sessions
-                .arrive(owner.session, group, owner.weight, round, slack_ns);
+            let class = &mut self.classes[owner.class as usize];
+            let tenant = seated(&mut self.tenants, owner.seat.tenant);
+            let session = seated(&mut self.sessions, owner.seat.session);
+            class.begin(round);
+            tenant
+                .member
+                .arrive(class, owner.tenant_weight, round, slack_ns);
+            tenant.sessions.begin(round);
+            session.arrive(&mut tenant.sessions, owner.weight, round, slack_ns);
         }
     }
 
     fn first(&self, candidates: &[Candidate], open: &[usize]) -> Option<usize> {
-        open.iter().copied().min_by_key(|&k| {
-            let candidate = &candidates[k];
-            let owner = &candidate.owner;
-            (
-                // Tenants ask for slices, whatever their sessions ask for.
-                self.tenants
-                    .urgency((owner.class, owner.tenant), self.slice_ns),
-                owner.tenant,
-                self.sessions
-                    .urgency(owner.session, self.request_ns(candidate)),
-                candidate.ready_ns,
-            )
-        })
+        let order = |k: usize| Some((self.order(&candidates[k])?, k));
+        let first = open
+            .iter()
+            .filter_map(|&k| order(k))
+            .min_by(|(a, _), (b, _)| a.partial_cmp(b).unwrap_or(std::cmp::Ordering::Equal));
+        first.map(|(_, k)| k)
     }
 
     fn lag_ns(&self, owner: &Owner) -> i64 {
-        let tenant = self.tenants.lag_ns((owner.class, owner.tenant));
-        let session = self.sessions.lag_ns(owner.session);
-        i64::try_from(tenant.min(session)).unwrap_or(i64::MIN)
+        self.lags_ns(owner)
+            .map_or(0, |(tenant, session)| tenant.min(session) as i64)
     }
 
     fn may_ride(&self, owner: &Owner) -> bool {
@@ -213,12 +207,19 @@ impl Policy for Fair {
     }
 
     fn charge(&mut self, owner: &Owner, ns: i64) {
-        self.tenants.charge((owner.class, owner.tenant), ns);
-        self.sessions.charge(owner.session, ns);
+        let class = &mut self.classes[owner.class as usize];
+        let tenant = seated(&mut self.tenants, owner.seat.tenant);
+        let session = seated(&mut self.sessions, owner.seat.session);
+        tenant.member.charge(class, ns as f64);
+        session.charge(&mut tenant.sessions, ns as f64);
     }
 
-    fn forget_session(&mut self, session: SessionId) {
-        self.sessions.members.remove(&session);
+    fn leave_session(&mut self, seat: u32) {
+        *seated(&mut self.sessions, seat) = Member::default();
+    }
+
+    fn leave_tenant(&mut self, seat: u32) {
+        *seated(&mut self.tenants, seat) = Tenant::default();
     }
 }
 
@@ -345,7 +346,9 @@ mod tests {
     #[test]
     fn a_newcomer_starts_level() {
         let mut crowd = Crowd::new(&[(0, 100, 100, 100_000); 2]);
-        (0..1_000).for_each(|_| drop(crowd.launch(&[0], false)));
+        for _ in 0..1_000 {
+            crowd.launch(&[0], false);
+        }
         let newcomers = (0..10)
             .filter(|_| crowd.launch(&[0, 1], false) == 1)
             .count();
@@ -357,7 +360,9 @@ mod tests {
         let mut crowd = Crowd::new(&[(0, 100, 100, 100_000); 2]);
         crowd.launch(&[0, 1], false);
         crowd.launch(&[0, 1], false);
-        (0..10_000).for_each(|_| drop(crowd.launch(&[0], false)));
+        for _ in 0..10_000 {
+            crowd.launch(&[0], false);
+        }
         let in_a_row = (0..100)
             .take_while(|_| crowd.launch(&[0, 1], false) == 1)
             .count();

@@ -3,7 +3,6 @@
 
 use super::policy::Policy;
 use super::{Candidate, Owner};
-use crate::engine_process::SessionId;
 
 /// Keeps no accounts.
 #[derive(Debug, Default)]
@@ -26,5 +25,7 @@ impl Policy for Fifo {
 
     fn charge(&mut self, _: &Owner, _: i64) {}
 
-    fn forget_session(&mut self, _: SessionId) {}
+    fn leave_session(&mut self, _: u32) {}
+
+    fn leave_tenant(&mut self, _: u32) {}
 }

@@ -19,6 +19,7 @@ mod fifo;
 pub mod guard;
 pub mod hold;
 mod policy;
+mod seats;
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -31,6 +32,7 @@ use crate::engine_process::{SessionId, TenantId};
 use crate::fuse::Template;
 use crate::graph::value::Value;
 use policy::Policy;
+pub use seats::Seat;
 
 /// Most instances of one launch.
 pub const INSTANCES_MAX: usize = 256;
@@ -78,6 +80,8 @@ pub struct Owner {
     pub session: SessionId,
     /// Its weight among the tenant's sessions.
     pub weight: u32,
+    /// Where its accounts stand.
+    pub seat: Seat,
 }
 
 /// What could run next.
@@ -151,6 +155,10 @@ pub enum PolicyName {
 pub struct Scheduler {
     policy: Box<dyn Policy>,
     name: PolicyName,
+    seats: seats::Seats,
+    /// Memory of the last decision.
+    open: Vec<usize>,
+    taken: Vec<u32>,
     /// How many may run together; `None` for as many as there are.
     pub guard: Option<guard::Guard>,
     /// How long to wait for partners.
@@ -164,6 +172,9 @@ impl Default for Scheduler {
         Scheduler {
             policy: Box::new(fair::Fair::default()),
             name: PolicyName::Fair,
+            seats: seats::Seats::default(),
+            open: Vec::new(),
+            taken: Vec::new(),
             guard: None,
             hold: hold::Holds::default(),
             costs: cost::Costs::default(),
@@ -187,10 +198,25 @@ impl Scheduler {
     /// does not keep anything else from running.
     pub fn decide(&mut self, candidates: &[Candidate], slice_ns: u64, now_ns: u64) -> Decision {
         self.policy.begin(candidates, slice_ns);
-        let mut earliest = u64::MAX;
         let behind = |k: &usize| matches!(candidates[*k].task, Task::Start { behind: 1.. });
-        let mut open: Vec<usize> = (0..candidates.len()).filter(|k| !behind(k)).collect();
-        while let Some(first) = self.first(candidates, &open, slice_ns) {
+        let mut open = std::mem::take(&mut self.open);
+        open.clear();
+        open.extend((0..candidates.len()).filter(|k| !behind(k)));
+        let decision = self.choose(candidates, &mut open, slice_ns, now_ns);
+        self.open = open;
+        decision
+    }
+
+    /// Chooses among those that are open: leaves those that are held.
+    fn choose(
+        &mut self,
+        candidates: &[Candidate],
+        open: &mut Vec<usize>,
+        slice_ns: u64,
+        now_ns: u64,
+    ) -> Decision {
+        let mut earliest = u64::MAX;
+        while let Some(first) = self.first(candidates, open, slice_ns) {
             let chosen = &candidates[first];
             if let Task::Resume(id) = chosen.task {
                 return Decision::Resume(id);
@@ -244,14 +270,16 @@ impl Scheduler {
         self.charge(&chosen.owner, chosen.request_ns(slice_ns) as i64);
         let mut group = vec![first];
         // Of each queue's works, how many are in; it stands at the queue's head.
-        let mut taken = vec![0u32; candidates.len()];
+        let mut taken = std::mem::take(&mut self.taken);
+        taken.clear();
+        taken.resize(candidates.len(), 0);
         taken[first] = 1;
         // The heads of all queues before anybody's second.
-        for round in 0..=BEHIND_MAX {
+        'full: for round in 0..=BEHIND_MAX {
             let before = group.len();
             for (k, other) in candidates.iter().enumerate() {
                 if group.len() >= most {
-                    return group;
+                    break 'full;
                 }
                 let next = k != first && other.task == Task::Start { behind: round };
                 if next
@@ -268,6 +296,7 @@ impl Scheduler {
                 break;
             }
         }
+        self.taken = taken;
         group
     }
 
@@ -297,9 +326,15 @@ impl Scheduler {
         self.policy.charge(owner, ns);
     }
 
-    /// A session ended.
-    pub fn forget_session(&mut self, session: SessionId) {
-        self.policy.forget_session(session);
+    /// A session begins, or begins to work in another class.
+    pub fn seat(&mut self, class: Class, tenant: TenantId) -> Seat {
+        self.seats.take(class, tenant)
+    }
+
+    /// A session ends, or leaves a class.
+    pub fn leave(&mut self, owner: &Owner) {
+        self.seats
+            .leave(owner.class, owner.tenant, owner.seat, &mut *self.policy);
     }
 }
 
@@ -316,6 +351,10 @@ mod tests {
                 tenant_weight: 100,
                 session: SessionId(session),
                 weight: 100,
+                seat: Seat {
+                    tenant,
+                    session: session as u32,
+                },
             },
             place: (session as usize, 0),
             task: Task::Start { behind: 0 },

@@ -1,7 +1,6 @@
 //! What a scheduling policy is asked.
 
 use super::{Candidate, Owner};
-use crate::engine_process::SessionId;
 
 /// Whose turn it is among those of one class. Classes come before policies, and deadlines before turns.
 pub trait Policy {
@@ -20,6 +19,9 @@ pub trait Policy {
     /// Somebody had device time, or less of it than it was charged for.
     fn charge(&mut self, owner: &Owner, ns: i64);
 
-    /// A session ended.
-    fn forget_session(&mut self, session: SessionId);
+    /// A session ended, or changed its class: the next one in its seat is another.
+    fn leave_session(&mut self, seat: u32);
+
+    /// A tenant has no session in a class any more: the next one in its seat is another.
+    fn leave_tenant(&mut self, seat: u32);
 }

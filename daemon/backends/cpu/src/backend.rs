@@ -71,6 +71,10 @@ const IDLE_MAX: usize = 2;
 const WATCHED_OF_SLICE: u64 = 50;
 
 /// The backend.
+#[allow(
+    clippy::vec_box,
+    reason = "jobs change places at each launch, and are large"
+)]
 pub struct CpuBackend {
     isa: Isa,
     threads: usize,
