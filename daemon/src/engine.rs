@@ -10,7 +10,7 @@
 //! (`engine::plan`).
 
 use std::collections::HashMap;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,8 +20,9 @@ use tensord_shm::error::Code;
 use tensord_shm::ring::RecordBuf;
 use tensord_shm::staging::StagingMap;
 
+use crate::account::Account;
+use crate::bills::Bills;
 use crate::clock::Clock;
-use crate::dispatch::memory::Account;
 use crate::dispatch::{Device, Placed, running_of};
 use crate::engine_process::{
     Progress, QueueEnds, Refusal, SessionFault, SessionId, SessionSpec, SessionTotals, TenantId,
@@ -65,16 +66,16 @@ pub struct Settings {
     pub slice_ns: u64,
     /// Whose turn it is.
     pub policy: PolicyName,
-    /// Device memory that the sessions of a tenant may hold together.
-    pub tenant_device_bytes: u64,
 }
 
 /// A tenant with sessions.
 pub(crate) struct Tenant {
     /// How many.
     pub sessions: u32,
-    /// Their device memory together.
+    /// What they hold together.
     pub account: Rc<Account>,
+    /// What the sessions of each uid hold together.
+    pub uids: HashMap<u32, Weak<Account>>,
 }
 
 /// The engine.
@@ -89,6 +90,7 @@ pub struct Engine {
     pub(crate) tenants: HashMap<TenantId, Tenant>,
     /// Queues that are polled.
     pub(crate) active: Vec<(usize, usize)>,
+    pub(crate) bills: Bills,
     pub(crate) counters: Counters,
     pub(crate) stages: Stages,
     pub(crate) busy_ns: u64,
@@ -119,6 +121,7 @@ impl Engine {
             index: HashMap::new(),
             tenants: HashMap::new(),
             active: Vec::new(),
+            bills: Bills::default(),
             counters: Counters::default(),
             stages,
             busy_ns: 0,
@@ -182,6 +185,13 @@ impl Engine {
         if let Some(slate) = &mut self.slate {
             slate.write(launches.fold(running, |all, launch| all.and(launch.running)));
         }
+    }
+
+    /// May a session's work be launched now? If not: from when on, by the limits of device time of it, its uid and its tenant.
+    pub fn may_run(&self, session: SessionId, now_ns: u64) -> Result<(), u64> {
+        let place = self.index.get(&session).copied();
+        let session = place.and_then(|index| self.sessions[index].as_ref());
+        session.map_or(Ok(()), |session| session.account.may_run(now_ns))
     }
 
     fn note_session(&mut self, place: (usize, usize)) {
