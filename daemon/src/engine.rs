@@ -101,6 +101,8 @@ pub struct Engine {
     branches: Branches,
     slate: Option<Slate>,
     held_until_ns: Option<u64>,
+    /// When the first of those who have used their device time may run again.
+    spent_until_ns: Option<u64>,
 }
 
 impl Engine {
@@ -132,6 +134,7 @@ impl Engine {
             branches: Branches::default(),
             slate: None,
             held_until_ns: None,
+            spent_until_ns: None,
         }
     }
 
@@ -205,6 +208,7 @@ impl Engine {
     /// Runs ready work while the device has room, and no longer than until it is time to look for new requests.
     fn dispatch(&mut self, turn_ns: u64) -> bool {
         self.held_until_ns = None;
+        self.spent_until_ns = None;
         let mut any = false;
         if self.stages.at() == Stage::Lookup {
             self.enter(Stage::Schedule);
@@ -243,7 +247,8 @@ impl Engine {
     /// operands failed are failed here.
     fn candidates(&mut self, any: &mut bool) -> Vec<Candidate> {
         let mut candidates = Vec::new();
-        self.stopped(&mut candidates);
+        let now_ns = self.clock.now_ns();
+        self.stopped(&mut candidates, now_ns);
         for k in 0..self.active.len() {
             let place = self.active[k];
             if candidates.iter().any(|stopped| stopped.place == place) {
@@ -260,6 +265,16 @@ impl Engine {
             let Some(session) = self.sessions[place.0].as_mut() else {
                 continue;
             };
+            if session
+                .queue(place.1)
+                .is_none_or(|queue| queue.works.is_empty())
+            {
+                continue;
+            }
+            if let Err(until_ns) = session.account.may_run(now_ns) {
+                self.spent_until_ns = earlier(self.spent_until_ns, until_ns);
+                continue;
+            }
             let owner = session.owner();
             let batch = session.spec.batch;
             let Some(Some(queue)) = session.queues.get(place.1) else {
@@ -301,11 +316,18 @@ impl Engine {
     }
 
     /// Launches that were stopped: each of their sessions may let them go on.
-    fn stopped(&self, candidates: &mut Vec<Candidate>) {
+    fn stopped(&mut self, candidates: &mut Vec<Candidate>, now_ns: u64) {
         for launch in self.device.in_flight.iter().filter(|launch| launch.stopped) {
             for placed in &launch.works {
                 let owner = match &self.sessions[placed.place.0] {
-                    Some(session) if session.spec.id == placed.session => session.owner(),
+                    Some(session) if session.spec.id == placed.session => {
+                        if let Err(until_ns) = session.account.may_run(now_ns) {
+                            // Others in the launch may have it go on.
+                            self.spent_until_ns = earlier(self.spent_until_ns, until_ns);
+                            continue;
+                        }
+                        session.owner()
+                    }
                     _ => continue,
                 };
                 let (work, plan) = (&placed.work, &placed.work.template.plan);
@@ -434,7 +456,15 @@ impl Engine {
             let waiting = queue.waiting.map(|wait| wait.until_ns);
             quiet.into_iter().chain(waiting).min()
         });
-        let next = quiet.chain(self.held_until_ns).min()?;
+        let next = quiet
+            .chain(self.held_until_ns)
+            .chain(self.spent_until_ns)
+            .min()?;
         Some(Duration::from_nanos(next.saturating_sub(now_ns)))
     }
+}
+
+/// The earlier of a time that may not be set and one that is.
+fn earlier(known: Option<u64>, until_ns: u64) -> Option<u64> {
+    Some(known.map_or(until_ns, |known| known.min(until_ns)))
 }

@@ -284,7 +284,8 @@ fn report_of(path: &Path, request: &Request) -> Value {
 
 /// Asks a socket, without a session.
 pub fn answer_of(path: &Path, request: &Request) -> (Reply, Vec<OwnedFd>) {
-    let socket = ControlSocket::connect(path).expect("the socket accepts");
+    let accepts = || ControlSocket::connect(path).ok();
+    let socket = eventually("the socket accepts", accepts);
     loop {
         socket.send(1, request).expect("the daemon takes requests");
         let answer = socket

@@ -145,6 +145,8 @@ fn sessions_are_refused_with_whose_limit_it_was_and_others_come_in() {
         (Target::Uid(uid), "uid"),
         (Target::Tenant("name:one".into()), "tenant"),
     ] {
+        let alone = || (daemon.session_count() == 1).then_some(());
+        eventually("all others are gone", alone);
         set(
             &daemon,
             &target,
@@ -249,6 +251,46 @@ fn what_is_set_survives_the_broker_the_engine_and_the_last_session() {
         values(&again, 17, 1 << 16).is_err(),
         "of the tenant, which is the same"
     );
+    daemon.stop();
+}
+
+/// Device time of all accounts, ns.
+fn billed_ns(daemon: &Daemon) -> u64 {
+    let stat = daemon.stat();
+    let accounts = stat["accounts"].as_array().expect("a list");
+    accounts
+        .iter()
+        .filter_map(|account| account["device_ns"].as_u64())
+        .sum()
+}
+
+#[test]
+fn who_has_used_his_device_time_waits_and_others_do_not() {
+    let daemon = Daemon::start("limits-time", TWO);
+    let one = session(&daemon.socket).expect("served");
+    let two = session(&daemon.folder.join("two.sock")).expect("served");
+    is_well(&one);
+    let start = std::time::Instant::now();
+    let before_ns = billed_ns(&daemon);
+    let share = Changes::default().with(Resource::DeviceTime, 20);
+    set(&daemon, &Target::Tenant("name:one".into()), share);
+    let mut used_ns = 0;
+    // 2 ms are its burst. What it used before its last operation had to come in at 2 % since the start.
+    while used_ns < 4_000_000 {
+        used_ns = billed_ns(&daemon) - before_ns;
+        chain(&one).expect("it waits, and nothing is refused");
+    }
+    let least_ns = (used_ns - 2_000_000) * 50;
+    let passed_ns = start.elapsed().as_nanos();
+    assert!(
+        passed_ns >= u128::from(least_ns),
+        "{passed_ns} for {used_ns}"
+    );
+    is_well(&two);
+    let mut back = Changes::default();
+    back.set(Resource::DeviceTime, Change::Default);
+    set(&daemon, &Target::Tenant("name:one".into()), back);
+    is_well(&one);
     daemon.stop();
 }
 

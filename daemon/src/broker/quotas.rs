@@ -255,9 +255,6 @@ impl Broker {
             Target::Own => Target::Session(id),
             other => other,
         };
-        if !admin && target != Target::Session(id) {
-            return Err(super::requests::needs_administration());
-        }
         let level = match &target {
             Target::Own | Target::Session(_) => Level::Session,
             Target::Uid(_) => Level::Uid,

@@ -8,7 +8,7 @@ use std::rc::Rc;
 use std::os::fd::AsFd;
 use tensord_shm::control::{
     Class, ControlError, DEVICE_ANY, Hello, Message, QueueGrant, QueueRequest, Reply, Request,
-    Resource, Set, VERSION_MAX, VERSION_MIN, Welcome,
+    Resource, Set, Target, VERSION_MAX, VERSION_MIN, Welcome,
 };
 use tensord_shm::doorbell::{Doorbell, notice_pair};
 use tensord_shm::error::Code;
@@ -17,7 +17,6 @@ use tensord_shm::segment::{SLOT_COUNT_MIN, STAGING_BYTES_MAX, STAGING_GRANULE, c
 
 use super::Broker;
 use super::epochs::arena_order;
-use super::quotas::Done;
 use super::session::{Arena, Queue};
 use crate::client_log;
 use crate::limits::STAGING_ARENAS_MAX;
@@ -58,13 +57,18 @@ impl Broker {
                 weight,
             } if admin => self
                 .nice(id, target, class, weight)
-                .map(|done| self.changed(id, sequence, done)),
+                .map(|done| self.tell_changed(id, sequence, done)),
             Request::Drain | Request::Kill { .. } | Request::Nice { .. } => {
+                Err(needs_administration())
+            }
+            Request::Limit { target, .. }
+                if !admin && target != Target::Own && target != Target::Session(id) =>
+            {
                 Err(needs_administration())
             }
             Request::Limit { target, changes } if open || admin => self
                 .limit(id, target, &changes)
-                .map(|done| self.changed(id, sequence, done)),
+                .map(|done| self.tell_changed(id, sequence, done)),
             Request::Set(set) if open || admin => {
                 self.set(id, set).and_then(|()| self.done(id, sequence))
             }
@@ -92,10 +96,6 @@ impl Broker {
     fn done(&mut self, id: u64, sequence: u64) -> Result<(), ControlError> {
         self.reply(id, sequence, Reply::Done, &[]);
         Ok(())
-    }
-
-    fn changed(&mut self, id: u64, sequence: u64, (sessions, text): Done) {
-        self.reply(id, sequence, Reply::Changed { sessions, text }, &[]);
     }
 
     fn refuse_while_draining(&self) -> Result<(), ControlError> {

@@ -18,6 +18,7 @@ use tensord_shm::control::{Class, ControlError, Level, Reply, Resource};
 use tensord_shm::error::Code;
 
 use super::Broker;
+use super::quotas::Done;
 use super::session::Session;
 use crate::account::Account;
 use crate::config::Caps;
@@ -49,12 +50,14 @@ pub(super) struct StatRound {
 type Asker = (u64, u64, Asked);
 
 /// What was asked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Asked {
     /// What runs.
     Stat,
     /// Limits and what of them is used.
     Limits,
+    /// To be told once engines have heard what was changed: they answer in order.
+    Changed(Done),
 }
 
 /// What the supervisor says of device time. It is asked after the engines, which report to it before they answer.
@@ -129,8 +132,15 @@ impl Broker {
         self.ask((id, sequence, Asked::Limits));
     }
 
+    /// Answers once what was changed holds everywhere.
+    pub(super) fn tell_changed(&mut self, id: u64, sequence: u64, done: Done) {
+        self.ask((id, sequence, Asked::Changed(done)));
+    }
+
     fn ask(&mut self, asker: Asker) {
-        if !self.stat.next.contains(&asker) && !self.stat.asking.contains(&asker) {
+        let is_same = |other: &Asker| (other.0, other.1) == (asker.0, asker.1);
+        let mut known = self.stat.next.iter().chain(&self.stat.asking);
+        if !known.any(is_same) {
             self.stat.next.push(asker);
         }
         self.begin_stat();
@@ -181,6 +191,10 @@ impl Broker {
                 Some(session.tenant)
             };
             let text = match asked {
+                Asked::Changed((sessions, text)) => {
+                    self.reply(id, sequence, Reply::Changed { sessions, text }, &[]);
+                    continue;
+                }
                 Asked::Stat => self.stat_text(seen),
                 Asked::Limits => self.limits_text((!session.admin).then_some(id)),
             };

@@ -73,6 +73,13 @@ impl Engine {
         {
             acceptance.poison(output_of(words), failure);
         }
+        if matches!(&result, Err(failure) if failure.code == Code::Limit)
+            && session.handles.is_full()
+        {
+            // Said now: what the record lets go may make room.
+            let (_, over) = session.account.room(Resource::Handles);
+            session.account.refuse(over);
+        }
         let mut released = Ok(());
         for handle in released_by(words) {
             released = released.and(session.handles.release(handle));
