@@ -4,6 +4,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::time::Instant;
 
 use serde_json::Value;
 use tensord_client::{
@@ -11,7 +12,10 @@ use tensord_client::{
 };
 use tensord_shm::control::{Reply, Request, Target};
 use tensord_tests::daemon::{Daemon, count_from_env, eventually};
+use tensord_tests::figures::figure;
 use tensord_tests::random::Random;
+
+const COMMAND: &str = "cargo test --release -p tensord-tests --test limits -- --nocapture";
 
 /// Everybody of the first socket is one tenant, everybody of the second another.
 const TWO: &str = r#"
@@ -270,7 +274,7 @@ fn who_has_used_his_device_time_waits_and_others_do_not() {
     let one = session(&daemon.socket).expect("served");
     let two = session(&daemon.folder.join("two.sock")).expect("served");
     is_well(&one);
-    let start = std::time::Instant::now();
+    let start = Instant::now();
     let before_ns = billed_ns(&daemon);
     let share = Changes::default().with(Resource::DeviceTime, 20);
     set(&daemon, &Target::Tenant("name:one".into()), share);
@@ -377,7 +381,11 @@ fn rows(daemon: &Daemon) -> Vec<(String, Value, u64, u64)> {
         .collect()
 }
 
-fn fuzz(seed: u64, steps: u64) {
+/// Steps of a seed.
+const STEPS: u64 = 120;
+
+/// Gives how often something was refused.
+fn fuzz(seed: u64, steps: u64) -> u64 {
     let config = format!(
         "{TWO}\n[[tenant]]\nname = \"name:one\"\n[tenant.limits]\ndevice_bytes = {}\n[tenant.uid]\ndevice_bytes = {}\n\
          [tenant.session]\ndevice_bytes = {}\n",
@@ -473,11 +481,59 @@ fn fuzz(seed: u64, steps: u64) {
         (daemon.session_count() == 0).then_some(())
     });
     daemon.stop();
+    refused_count
 }
 
 #[test]
 fn not_one_byte_over_with_forks_and_reconnects() {
-    for seed in 0..count_from_env("TENSORD_LIMIT_SEEDS", 2) {
-        fuzz(seed, 120);
-    }
+    let seeds = count_from_env("LIMIT_SEEDS", 2);
+    let refused: u64 = (0..seeds).map(|seed| fuzz(seed, STEPS)).sum();
+    figure(
+        "limits of device memory under forks and reconnects",
+        format!(
+            "{} steps, {refused} refused, not one byte over",
+            seeds * STEPS
+        ),
+        COMMAND,
+    );
+}
+
+/// Median of the times of `count` calls, us.
+fn median_us(count: usize, mut call: impl FnMut()) -> f64 {
+    let mut times: Vec<f64> = (0..count)
+        .map(|_| {
+            let start = Instant::now();
+            call();
+            start.elapsed().as_secs_f64() * 1e6
+        })
+        .collect();
+    times.sort_by(f64::total_cmp);
+    times[count / 2]
+}
+
+#[test]
+fn a_refusal_costs_its_own_session_little_and_is_measured() {
+    let daemon = Daemon::start("limits-cost", TWO);
+    let one = session(&daemon.socket).expect("served");
+    let held = values(&one, 1, 4096).expect("served");
+    let own = Target::Session(one.info().welcome.session);
+    let changes = Changes::default().with(Resource::DeviceMemory, 4096);
+    set(&daemon, &own, changes);
+    let no_op_us = median_us(2_000, || {
+        let mark = one.no_op().expect("served");
+        one.wait(mark, None).expect("served");
+    });
+    let refused_us = median_us(2_000, || {
+        let small = one.tensor(&[1.0f32], &[1]).expect("submitted");
+        let error = small.wait().expect_err("over the limit");
+        assert_eq!(error.code(), Code::OutOfMemory);
+    });
+    let text = format!(
+        "{:.1} us (round trip of a refused upload {refused_us:.1} us, of a request that does nothing {no_op_us:.1} us; wanted: under 10)",
+        refused_us - no_op_us
+    );
+    figure("over a limit: what a refusal costs", text, COMMAND);
+    assert_eq!(daemon.counter("requests_failed"), 2_000);
+    drop(held);
+    daemon.stop();
 }
