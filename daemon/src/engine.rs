@@ -441,7 +441,8 @@ impl Engine {
 
     /// Until when the engine has nothing to do but wait.
     fn deadline(&self) -> Option<Duration> {
-        if !self.device.in_flight.is_empty() || self.device.constants.is_busy() {
+        // A launch that was stopped and does not go on waits for its sessions' device time.
+        if self.device.running() > 0 || self.device.constants.is_busy() {
             return Some(Duration::ZERO);
         }
         let now_ns = self.clock.now_ns();

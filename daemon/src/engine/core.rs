@@ -315,7 +315,7 @@ impl EngineCore for Engine {
     }
 
     fn prepare_park(&mut self) -> bool {
-        if !self.device.in_flight.is_empty() || self.device.constants.is_busy() {
+        if self.device.running() > 0 || self.device.constants.is_busy() {
             return false;
         }
         let places = self.active.clone();
@@ -348,7 +348,7 @@ impl EngineCore for Engine {
     }
 
     fn doze(&mut self) {
-        if !self.device.in_flight.is_empty() && self.held_until_ns.is_none() {
+        if self.device.running() > 0 && self.held_until_ns.is_none() {
             self.device.backend.doze(DOZE_LONGEST);
         }
     }
