@@ -33,6 +33,9 @@ pub struct Config {
     pub listen: Vec<Listen>,
     /// Path of the administration socket. Default: `tensord-admin.sock` beside the first listening socket.
     pub admin_path: Option<PathBuf>,
+    /// Folder where what has to outlive the daemon is kept: the totals of device time. Default: systemd's `STATE_DIRECTORY`, else
+    /// `/var/lib/tensord` as root, else `$XDG_STATE_HOME/tensord` or `~/.local/state/tensord`. Needs a restart.
+    pub state_dir: Option<PathBuf>,
     /// Limits.
     pub limits: Limits,
     /// Ceilings of class and weight that every tenant has.
@@ -174,6 +177,7 @@ impl Default for Config {
             exit_idle_s: 0,
             listen: Vec::new(),
             admin_path: None,
+            state_dir: None,
             limits: Limits::default(),
             class: ClassCeiling::default(),
             tenant: Vec::new(),
@@ -343,6 +347,9 @@ impl Config {
                 "engine.simd is {:?}; it must be auto, avx512, avx2, neon or portable",
                 self.engine.simd
             ));
+        }
+        if let Some(folder) = self.state_dir.as_ref().filter(|f| !f.is_absolute()) {
+            return refuse(format!("state_dir {folder:?} must be absolute"));
         }
         for listen in &self.listen {
             if !listen.path.is_absolute() {

@@ -10,7 +10,7 @@
 //! (`engine::plan`).
 
 use std::collections::HashMap;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,8 +20,9 @@ use tensord_shm::error::Code;
 use tensord_shm::ring::RecordBuf;
 use tensord_shm::staging::StagingMap;
 
+use crate::account::Account;
+use crate::bills::Bills;
 use crate::clock::Clock;
-use crate::dispatch::memory::Account;
 use crate::dispatch::{Device, Placed, running_of};
 use crate::engine_process::{
     Progress, QueueEnds, Refusal, SessionFault, SessionId, SessionSpec, SessionTotals, TenantId,
@@ -65,16 +66,16 @@ pub struct Settings {
     pub slice_ns: u64,
     /// Whose turn it is.
     pub policy: PolicyName,
-    /// Device memory that the sessions of a tenant may hold together.
-    pub tenant_device_bytes: u64,
 }
 
 /// A tenant with sessions.
 pub(crate) struct Tenant {
     /// How many.
     pub sessions: u32,
-    /// Their device memory together.
+    /// What they hold together.
     pub account: Rc<Account>,
+    /// What the sessions of each uid hold together.
+    pub uids: HashMap<u32, Weak<Account>>,
 }
 
 /// The engine.
@@ -89,6 +90,7 @@ pub struct Engine {
     pub(crate) tenants: HashMap<TenantId, Tenant>,
     /// Queues that are polled.
     pub(crate) active: Vec<(usize, usize)>,
+    pub(crate) bills: Bills,
     pub(crate) counters: Counters,
     pub(crate) stages: Stages,
     pub(crate) busy_ns: u64,
@@ -101,6 +103,8 @@ pub struct Engine {
     branches: Branches,
     slate: Option<Slate>,
     held_until_ns: Option<u64>,
+    /// When the first of those who have used their device time may run again.
+    spent_until_ns: Option<u64>,
 }
 
 impl Engine {
@@ -121,6 +125,7 @@ impl Engine {
             index: HashMap::new(),
             tenants: HashMap::new(),
             active: Vec::new(),
+            bills: Bills::default(),
             counters: Counters::default(),
             stages,
             busy_ns: 0,
@@ -132,6 +137,7 @@ impl Engine {
             branches: Branches::default(),
             slate: None,
             held_until_ns: None,
+            spent_until_ns: None,
         }
     }
 
@@ -187,6 +193,13 @@ impl Engine {
         }
     }
 
+    /// May a session's work be launched now? If not: from when on, by the limits of device time of it, its uid and its tenant.
+    pub fn may_run(&self, session: SessionId, now_ns: u64) -> Result<(), u64> {
+        let place = self.index.get(&session).copied();
+        let session = place.and_then(|index| self.sessions[index].as_ref());
+        session.map_or(Ok(()), |session| session.account.may_run(now_ns))
+    }
+
     fn note_session(&mut self, place: (usize, usize)) {
         if let Some(Some(session)) = self.sessions.get(place.0) {
             self.note_running(Running::Of(session.spec.id));
@@ -198,6 +211,7 @@ impl Engine {
     /// Runs ready work while the device has room, and no longer than until it is time to look for new requests.
     fn dispatch(&mut self, turn_ns: u64) -> bool {
         self.held_until_ns = None;
+        self.spent_until_ns = None;
         let mut any = false;
         if self.stages.at() == Stage::Lookup {
             self.enter(Stage::Schedule);
@@ -239,7 +253,8 @@ impl Engine {
     /// What can run: launches that were stopped, and the heads of all queues' work with what may run beside them. Heads whose
     /// operands failed are failed here.
     fn gather(&mut self, candidates: &mut Vec<Candidate>, any: &mut bool) {
-        self.stopped(candidates);
+        let now_ns = self.clock.now_ns();
+        self.stopped(candidates, now_ns);
         let stopped = candidates.len();
         for k in 0..self.active.len() {
             let place = self.active[k];
@@ -257,6 +272,16 @@ impl Engine {
             let Some(session) = self.sessions[place.0].as_mut() else {
                 continue;
             };
+            if session
+                .queue(place.1)
+                .is_none_or(|queue| queue.works.is_empty())
+            {
+                continue;
+            }
+            if let Err(until_ns) = session.account.may_run(now_ns) {
+                self.spent_until_ns = earlier(self.spent_until_ns, until_ns);
+                continue;
+            }
             let owner = session.owner();
             let batch = session.spec.batch;
             let Some(Some(queue)) = session.queues.get(place.1) else {
@@ -297,11 +322,18 @@ impl Engine {
     }
 
     /// Launches that were stopped: each of their sessions may let them go on.
-    fn stopped(&self, candidates: &mut Vec<Candidate>) {
+    fn stopped(&mut self, candidates: &mut Vec<Candidate>, now_ns: u64) {
         for launch in self.device.in_flight.iter().filter(|launch| launch.stopped) {
             for placed in &launch.works {
                 let owner = match &self.sessions[placed.place.0] {
-                    Some(session) if session.spec.id == placed.session => session.owner(),
+                    Some(session) if session.spec.id == placed.session => {
+                        if let Err(until_ns) = session.account.may_run(now_ns) {
+                            // Others in the launch may have it go on.
+                            self.spent_until_ns = earlier(self.spent_until_ns, until_ns);
+                            continue;
+                        }
+                        session.owner()
+                    }
                     _ => continue,
                 };
                 let (work, plan) = (&placed.work, &placed.work.template.plan);
@@ -415,7 +447,8 @@ impl Engine {
 
     /// Until when the engine has nothing to do but wait.
     fn deadline(&self) -> Option<Duration> {
-        if !self.device.in_flight.is_empty() || self.device.constants.is_busy() {
+        // A launch that was stopped and does not go on waits for its sessions' device time.
+        if self.device.running() > 0 || self.device.constants.is_busy() {
             return Some(Duration::ZERO);
         }
         let now_ns = self.clock.now_ns();
@@ -430,7 +463,15 @@ impl Engine {
             let waiting = queue.waiting.map(|wait| wait.until_ns);
             quiet.into_iter().chain(waiting).min()
         });
-        let next = quiet.chain(self.held_until_ns).min()?;
+        let next = quiet
+            .chain(self.held_until_ns)
+            .chain(self.spent_until_ns)
+            .min()?;
         Some(Duration::from_nanos(next.saturating_sub(now_ns)))
     }
+}
+
+/// The earlier of a time that may not be set and one that is.
+fn earlier(known: Option<u64>, until_ns: u64) -> Option<u64> {
+    Some(known.map_or(until_ns, |known| known.min(until_ns)))
 }

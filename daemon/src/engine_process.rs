@@ -25,11 +25,13 @@ use tensord_shm::ring::Consumer;
 use tensord_shm::segment::{CompletionMapMut, SubmissionMap};
 use tensord_shm::staging::StagingMap;
 
+use crate::bills::Charged;
 use crate::clock::{Clock, Monotonic};
 use crate::config::{Config, Quotas};
 use crate::courtesy::Courtesy;
+use crate::limits::BILL_EVERY_MS;
 use crate::link::{
-    EngineOrder, EngineReport, FromEngine, Link, Refused, SessionRecord, ToEngine, Totals,
+    EngineOrder, EngineReport, FromEngine, Link, Refused, SessionRecord, ToEngine, Totals, in_parts,
 };
 use crate::sandbox::{self, Role};
 use crate::slate::Slate;
@@ -157,6 +159,14 @@ pub trait EngineCore {
     fn take_unsealed(&mut self) -> Vec<ConstantKey> {
         Vec::new()
     }
+    /// Device time charged since the last call, by session.
+    fn take_charged(&mut self) -> Vec<Charged> {
+        Vec::new()
+    }
+    /// Device time charged in all: when it has not changed there is nothing to take.
+    fn charged_ns(&self) -> u64 {
+        0
+    }
     /// Sessions whose rings broke a rule since the last call. Their rings are frozen already.
     fn take_faults(&mut self) -> Vec<SessionFault> {
         Vec::new()
@@ -239,11 +249,17 @@ pub fn run(make: MakeEngine) -> anyhow::Result<()> {
         courtesy: Courtesy::default(),
         hoped: false,
         drain: Drain::No,
+        charged_ns: 0,
+        charges_due_ns: 0,
     };
     let mut events = Events::with_capacity(256);
     while shell.hear(&events)? {
-        let timeout = shell.turn();
+        let mut timeout = shell.turn();
         shell.report()?;
+        // Where the supervisor is gone its hang-up is heard next.
+        if let Ok(Some(due)) = shell.report_charges(false) {
+            timeout = Some(timeout.map_or(due, |timeout| timeout.min(due)));
+        }
         if let Err(error) = shell.poll.poll(&mut events, timeout)
             && error.kind() != std::io::ErrorKind::Interrupted
         {
@@ -287,6 +303,9 @@ struct Shell {
     /// Did the last idle tick end because news were seen?
     hoped: bool,
     drain: Drain,
+    /// What the engine had charged when that was last reported, and when the next report may come.
+    charged_ns: u64,
+    charges_due_ns: u64,
 }
 
 impl Shell {
@@ -454,7 +473,13 @@ impl Shell {
                 let totals = self.detach(session);
                 self.tell_broker(&EngineReport::Detached { session, totals });
             }
-            EngineOrder::Stat { token } => self.stat(token),
+            EngineOrder::Stat { token } => {
+                // Whoever is told of device time is told no less later, even if this process ends now.
+                if let Err(error) = self.report_charges(true) {
+                    tracing::debug!("the supervisor is gone: {error}");
+                }
+                self.stat(token);
+            }
         }
     }
 
@@ -470,7 +495,10 @@ impl Shell {
             command: record.command.clone(),
             class: Class::from_wire(record.class).unwrap_or_default(),
             weight: record.weight,
-            limits: self.config.limits.told(&record.quotas.session),
+            limits: SessionLimits {
+                handles: record.handles_told,
+                ..self.config.limits.told(&record.quotas.session)
+            },
             quotas: record.quotas,
             fuse: record.fuse,
             batch: record.batch,
@@ -686,6 +714,27 @@ impl Shell {
                 return Some(Duration::ZERO);
             }
         }
+    }
+
+    /// Reports what was charged, at a bounded rate unless `now`. Gives when the next report is due, if something is left for it.
+    fn report_charges(&mut self, now: bool) -> std::io::Result<Option<Duration>> {
+        let Some(engine) = &mut self.engine else {
+            return Ok(None);
+        };
+        let charged_ns = engine.charged_ns();
+        if charged_ns == self.charged_ns {
+            return Ok(None);
+        }
+        let now_ns = self.clock.now_ns();
+        if !now && now_ns < self.charges_due_ns {
+            return Ok(Some(Duration::from_nanos(self.charges_due_ns - now_ns)));
+        }
+        self.charged_ns = charged_ns;
+        self.charges_due_ns = now_ns + BILL_EVERY_MS * 1_000_000;
+        for part in in_parts(engine.take_charged(), Charged::list_bytes) {
+            self.supervisor.send(&FromEngine::Charged(part), &[])?;
+        }
+        Ok(None)
     }
 
     /// Passes on what the engine has found out.

@@ -1,6 +1,8 @@
 //! An operating-system service for tensors: supervisor, broker and engine.
 #![forbid(unsafe_code)]
 
+pub mod account;
+pub mod bills;
 pub mod broker;
 pub mod clock;
 pub mod complete;

@@ -1,11 +1,7 @@
-//! Every limit of the daemon, derived in one place, and the accounts that enforce them.
+//! Every limit of the daemon, derived in one place.
 //!
-//! A limit that an operator may choose has its default and its range here and its field in `config`. A charge is a
-//! value: dropping it gives back what it took, so nothing is ever released twice or forgotten.
-
-use std::cell::Cell;
-use std::fmt;
-use std::rc::Rc;
+//! A limit that an operator may choose has its default and its range here and its field in `config`; accounts (see
+//! [`crate::account`]) enforce them.
 
 use tensord_shm::control::{FDS_MAX, MESSAGE_BYTES};
 use tensord_shm::segment::{COMPLETION_BYTES, SLOT_COUNT_DEFAULT, SLOT_COUNT_MAX, SLOT_COUNT_MIN};
@@ -34,6 +30,14 @@ pub const COUNT_UNLIMITED: u32 = 1 << 30;
 pub const REQUESTS_DEFAULT: u32 = 65_536;
 /// Device bytes of a session, default: no limit but the device's.
 pub const DEVICE_BYTES_DEFAULT: u64 = 1 << 40;
+/// Uids and tenants for which an administrator may have set something while the daemon runs.
+pub const STEERED_MAX: usize = 4_096;
+/// Uids and tenants with totals of their own; what further ones use goes into one total.
+pub const BILLED_MAX: usize = 65_536;
+/// Bytes of names and numbers in one message of a longer list: escaping may make more of them.
+pub const LIST_BYTES: usize = LINK_MESSAGE_BYTES / 8;
+/// How often an engine reports what it charged, at most, milliseconds.
+pub const BILL_EVERY_MS: u64 = 100;
 /// File descriptors that the supervisor holds for one session with one queue: socket, submission, completion, doorbell,
 /// and the two ends of a notice.
 pub const FDS_PER_SESSION: u64 = 6;
@@ -74,127 +78,3 @@ const _: () = assert!(
 );
 const _: () = assert!(KEPT_BYTES_MAX * 2 < LINK_MESSAGE_BYTES);
 const _: () = assert!(FDS_MAX <= tensord_shm::control_socket::LINK_FDS_MAX);
-
-/// What may still be taken of something.
-#[derive(Debug)]
-pub struct Account {
-    what: &'static str,
-    used: Cell<u64>,
-    limit: Cell<u64>,
-}
-
-/// A limit that stands in the way.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub struct OverLimit {
-    what: &'static str,
-    used: u64,
-    wanted: u64,
-    limit: u64,
-}
-
-impl fmt::Display for OverLimit {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let OverLimit {
-            what,
-            used,
-            wanted,
-            limit,
-        } = self;
-        write!(
-            f,
-            "{what}: {used} in use and {wanted} more wanted, the limit is {limit}"
-        )
-    }
-}
-
-impl Account {
-    /// An account of `what` with a limit.
-    pub fn new(what: &'static str, limit: u64) -> Rc<Account> {
-        Rc::new(Account {
-            what,
-            used: Cell::new(0),
-            limit: Cell::new(limit),
-        })
-    }
-
-    /// What is in use.
-    pub fn used(&self) -> u64 {
-        self.used.get()
-    }
-
-    /// Changes the limit. What is in use beyond it stays; nothing more is given.
-    pub fn set_limit(&self, limit: u64) {
-        self.limit.set(limit);
-    }
-
-    /// Takes an amount until the charge is dropped.
-    pub fn charge(self: &Rc<Account>, amount: u64) -> Result<Charge, OverLimit> {
-        let (used, limit) = (self.used.get(), self.limit.get());
-        match used.checked_add(amount) {
-            Some(sum) if sum <= limit => {
-                self.used.set(sum);
-                Ok(Charge {
-                    account: Rc::clone(self),
-                    amount,
-                })
-            }
-            _ => Err(OverLimit {
-                what: self.what,
-                used,
-                wanted: amount,
-                limit,
-            }),
-        }
-    }
-
-    /// Takes an amount whatever the limit says: for what another broker had granted before this one started.
-    pub fn charge_anyway(self: &Rc<Account>, amount: u64) -> Charge {
-        self.used.set(self.used.get().saturating_add(amount));
-        Charge {
-            account: Rc::clone(self),
-            amount,
-        }
-    }
-}
-
-/// An amount taken from an account; given back when dropped.
-#[derive(Debug)]
-pub struct Charge {
-    account: Rc<Account>,
-    amount: u64,
-}
-
-impl Drop for Charge {
-    fn drop(&mut self) {
-        let used = self.account.used.get();
-        debug_assert!(
-            used >= self.amount,
-            "a charge was taken before it is given back"
-        );
-        self.account.used.set(used.saturating_sub(self.amount));
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_charge_is_given_back_when_it_is_dropped() {
-        let account = Account::new("staging bytes of the session", 10);
-        let first = account.charge(6).unwrap();
-        let refused = account.charge(5).unwrap_err();
-        assert_eq!(
-            refused.to_string(),
-            "staging bytes of the session: 6 in use and 5 more wanted, the limit is 10"
-        );
-        let second = account.charge(4).unwrap();
-        drop(first);
-        assert_eq!(account.used(), 4);
-        account.set_limit(2);
-        assert!(account.charge(1).is_err());
-        drop(second);
-        assert!(account.charge(2).is_ok());
-        assert!(account.charge(u64::MAX).is_err());
-    }
-}

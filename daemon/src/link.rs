@@ -20,8 +20,9 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tensord_shm::control_socket::{receive_datagram, send_datagram};
 
-use crate::config::{Config, Quotas, TenantRule};
-use crate::limits::LINK_MESSAGE_BYTES;
+use crate::bills::Charged;
+use crate::config::{Config, LevelCaps, Quotas, TenantRule};
+use crate::limits::{LINK_MESSAGE_BYTES, LIST_BYTES};
 
 /// What the supervisor tells the broker. A new broker gets `Configure`, `Tenant`s, `Engine`s, for each kept connection
 /// `Client` and its `Kept`s, and then `Ready`.
@@ -82,10 +83,37 @@ pub enum ToBroker {
         /// The broker's own record.
         record: String,
     },
+    /// What an administrator has set of a uid or a tenant, as an earlier broker kept it.
+    Steer {
+        /// Whose.
+        target: Steered,
+        /// The broker's own record.
+        record: String,
+    },
+    /// Device time in all, a part of it: answers [`FromBroker::Bills`].
+    Bills {
+        /// From the question.
+        token: u64,
+        /// Whether this is the last part.
+        last: bool,
+        /// Tenant, uid, ns: over all sessions, engines and daemons.
+        accounts: Vec<(String, u32, u64)>,
+        /// Session, ns: over all engines.
+        sessions: Vec<(u64, u64)>,
+    },
     /// All that was kept has been told.
     Ready,
     /// Take nothing new.
     Drain,
+}
+
+/// A uid or a tenant for which something is set while the daemon runs.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Steered {
+    /// A uid, in whichever tenants.
+    Uid(u32),
+    /// A tenant, by its name.
+    Tenant(String),
 }
 
 /// What the broker tells the supervisor.
@@ -118,6 +146,18 @@ pub enum FromBroker {
     Forget {
         /// Which one.
         session: u64,
+    },
+    /// Keep what is set of a uid or a tenant; without a record nothing is set any more.
+    Steer {
+        /// Whose.
+        target: Steered,
+        /// The record.
+        record: Option<String>,
+    },
+    /// How much device time was used in all?
+    Bills {
+        /// Comes back with the answer.
+        token: u64,
     },
     /// A tenant needs an engine of its own.
     WantEngine {
@@ -174,6 +214,8 @@ pub enum FromEngine {
         /// BLAKE3 of its content.
         hash: [u8; 32],
     },
+    /// Device time charged since the last such report.
+    Charged(Vec<Charged>),
     /// Everything accepted has its outcome.
     Drained,
 }
@@ -311,6 +353,20 @@ pub struct SessionRecord {
     pub class: u8,
     /// Weight.
     pub weight: u32,
+    /// Class that it asked for, by its wire number.
+    pub class_asked: u8,
+    /// Weight that it asked for.
+    pub weight_asked: u32,
+    /// Class that an administrator gave it, by its wire number.
+    pub class_fixed: Option<u8>,
+    /// Weight that an administrator gave it.
+    pub weight_fixed: Option<u32>,
+    /// Limits that an administrator gave it.
+    pub limits_set: LevelCaps,
+    /// Limits that it gave itself.
+    pub limits_own: LevelCaps,
+    /// The most handles that it was ever told it may have: indices that it may use.
+    pub handles_told: u32,
     /// Whether its operations may be fused.
     pub fuse: bool,
     /// Whether its requests may share launches.
@@ -336,6 +392,24 @@ pub struct Totals {
 
 /// A message that came in, with its file descriptors; `None`: the other side is gone.
 pub type Incoming<T> = Option<(T, Vec<OwnedFd>)>;
+
+/// A list in parts, each small enough for one message.
+pub fn in_parts<T>(items: Vec<T>, bytes_of: impl Fn(&T) -> usize) -> Vec<Vec<T>> {
+    let mut parts: Vec<Vec<T>> = Vec::new();
+    let mut room = 0;
+    for item in items {
+        let bytes = bytes_of(&item);
+        match parts.last_mut() {
+            Some(part) if bytes <= room => part.push(item),
+            _ => {
+                room = LIST_BYTES;
+                parts.push(vec![item]);
+            }
+        }
+        room = room.saturating_sub(bytes);
+    }
+    parts
+}
 
 /// One end of a link.
 #[derive(Debug)]

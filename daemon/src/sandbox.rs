@@ -74,6 +74,8 @@ pub enum Grant {
     Sockets(PathBuf),
     /// Read and write existing files.
     Write(PathBuf),
+    /// Read, write, make, rename and remove files.
+    Files(PathBuf),
 }
 
 /// Confines the broker or an engine.
@@ -166,6 +168,13 @@ fn confine_paths(role: Role, grants: &[Grant]) -> Result<(), SandboxError> {
             Grant::Execute(path) => (path, read | AccessFs::Execute),
             Grant::Sockets(path) => (path, read | AccessFs::MakeSock | AccessFs::RemoveFile),
             Grant::Write(path) => (path, AccessFs::ReadFile | AccessFs::WriteFile),
+            Grant::Files(path) => (
+                path,
+                read | AccessFs::WriteFile
+                    | AccessFs::MakeReg
+                    | AccessFs::RemoveFile
+                    | AccessFs::Truncate,
+            ),
         };
         // What this machine does not have needs no rule.
         let Ok(metadata) = std::fs::metadata(path) else {
@@ -313,6 +322,11 @@ const CALLS_SUPERVISOR: &[i64] = &[
     libc::SYS_fchmod,
     libc::SYS_fchmodat,
     libc::SYS_unlinkat,
+    libc::SYS_renameat,
+    libc::SYS_renameat2,
+    libc::SYS_fsync,
+    libc::SYS_flock,
+    libc::SYS_fdatasync,
     libc::SYS_mkdirat,
     libc::SYS_bind,
     libc::SYS_listen,
@@ -337,6 +351,7 @@ const CALLS_SUPERVISOR_OLD: &[i64] = &[
     libc::SYS_vfork,
     libc::SYS_fork,
     libc::SYS_unlink,
+    libc::SYS_rename,
     libc::SYS_mkdir,
     libc::SYS_chmod,
     libc::SYS_getrlimit,

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -168,7 +169,33 @@ impl Daemon {
 
     /// What the administrator sees.
     pub fn stat(&self) -> Value {
-        stat_of(&self.folder.join("tensord-admin.sock"))
+        stat_of(&self.admin_socket())
+    }
+
+    /// The limits of all and what of them is used, as the administrator sees them.
+    pub fn limits(&self) -> Value {
+        report_of(&self.admin_socket(), &Request::Limits)
+    }
+
+    /// What the administrator is answered.
+    pub fn administrate(&self, request: &Request) -> Reply {
+        answer_of(&self.admin_socket(), request).0
+    }
+
+    /// The administration socket.
+    pub fn admin_socket(&self) -> PathBuf {
+        self.folder.join("tensord-admin.sock")
+    }
+
+    /// Sends SIGKILL to the supervisor, and returns when all of the daemon is gone. Its folder stays.
+    pub fn kill_all(&mut self) {
+        let all = self.pids();
+        self.process.kill().expect("it is a child of this process");
+        self.process.wait().expect("it is a child of this process");
+        eventually("its children end with it", || {
+            let gone = |pid: &i32| !Path::new(&format!("/proc/{pid}")).exists();
+            all.iter().all(gone).then_some(())
+        });
     }
 
     /// A counter, over all engines.
@@ -241,22 +268,31 @@ impl Drop for Daemon {
 
 /// What a socket's peers are told of the daemon.
 pub fn stat_of(path: &Path) -> Value {
-    let socket = ControlSocket::connect(path).expect("the socket accepts");
+    report_of(path, &Request::Stat)
+}
+
+fn report_of(path: &Path, request: &Request) -> Value {
+    let (reply, mut fds) = answer_of(path, request);
+    let Reply::Stat { bytes } = reply else {
+        panic!("{request:?} was answered by {reply:?}")
+    };
+    let file = File::from(fds.pop().expect("the answer's memory"));
+    let mut text = vec![0; bytes as usize];
+    std::os::unix::fs::FileExt::read_exact_at(&file, &mut text, 0).expect("all of it");
+    serde_json::from_slice(&text).expect("valid JSON")
+}
+
+/// Asks a socket, without a session.
+pub fn answer_of(path: &Path, request: &Request) -> (Reply, Vec<OwnedFd>) {
+    let accepts = || ControlSocket::connect(path).ok();
+    let socket = eventually("the socket accepts", accepts);
     loop {
-        socket
-            .send(1, &Request::Stat)
-            .expect("the daemon takes requests");
+        socket.send(1, request).expect("the daemon takes requests");
         let answer = socket
             .receive(Some(RESEND_AFTER))
             .expect("the daemon answers");
-        if let Some((message, mut fds)) = answer {
-            let Reply::Stat { bytes } = message.body else {
-                panic!("stat was answered by {:?}", message.body)
-            };
-            let file = File::from(fds.pop().expect("the answer's memory"));
-            let mut text = vec![0; bytes as usize];
-            std::os::unix::fs::FileExt::read_exact_at(&file, &mut text, 0).expect("all of it");
-            return serde_json::from_slice(&text).expect("valid JSON");
+        if let Some((message, fds)) = answer {
+            return (message.body, fds);
         }
     }
 }

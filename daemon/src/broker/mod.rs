@@ -17,26 +17,30 @@ mod requests;
 mod session;
 mod stat;
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::time::{Duration, Instant};
 
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 use nix::sys::socket::{Shutdown, shutdown};
-use tensord_shm::control::{ControlError, MESSAGE_BYTES, Message, Reply, Request, sequence_of};
+use tensord_shm::control::{
+    ControlError, Level, MESSAGE_BYTES, Message, Reply, Request, Resource, sequence_of,
+};
 use tensord_shm::control_socket::receive_datagram;
 use tensord_shm::error::Code;
 
+use crate::account::{Account, Charge};
 use crate::client_log;
 use crate::config::{Config, Isolation};
-use crate::limits::{Account, Charge, MESSAGES_PER_TURN};
-use crate::link::{EngineOrder, FromBroker, Link, ToBroker, Totals};
+use crate::limits::MESSAGES_PER_TURN;
+use crate::link::{EngineOrder, FromBroker, Link, Steered, ToBroker, Totals};
 use crate::sandbox::{self, Role};
 
 use epochs::{End, Engine};
 use identity::Identity;
+use quotas::Steering;
 use session::Session;
 use stat::StatRound;
 
@@ -59,7 +63,8 @@ pub fn run() -> anyhow::Result<()> {
     let mut broker = Broker {
         poll,
         supervisor,
-        sessions_account: Account::new("sessions of the daemon", config.limits.sessions.into()),
+        root: Account::new(Level::Daemon, None),
+        steering: BTreeMap::new(),
         config,
         identity: Identity::new(),
         confined: false,
@@ -90,8 +95,9 @@ pub fn run() -> anyhow::Result<()> {
 /// The unit of trust and of limits.
 struct Tenant {
     name: String,
-    sessions: Rc<Account>,
-    staging: Rc<Account>,
+    account: Rc<Account>,
+    /// Accounts of uids with sessions.
+    uids: HashMap<u32, Weak<Account>>,
 }
 
 /// A session that is over for its client, until the engine has freed what it had.
@@ -118,7 +124,10 @@ struct Broker {
     /// Sessions that have more messages than one turn takes.
     again: BTreeSet<u64>,
     stat: StatRound,
-    sessions_account: Rc<Account>,
+    /// Sessions in all.
+    root: Rc<Account>,
+    /// What administrators have set while the daemon runs.
+    steering: BTreeMap<Steered, Steering>,
     /// What became of the requests of sessions that ended.
     totals: Totals,
     /// Protocol errors of clients so far.
@@ -243,9 +252,22 @@ impl Broker {
                     .sessions
                     .get_mut(&session)
                     .map(|session| session.restore(key, &record, fds));
+                if key == session::KEY_SESSION {
+                    self.reseat(session);
+                }
                 if let Some(Err(error)) = restored {
                     anyhow::bail!("what was kept of session {session} cannot be read: {error}");
                 }
+            }
+            ToBroker::Steer { target, record } => self.restore_steering(target, &record)?,
+            ToBroker::Bills {
+                token,
+                last,
+                accounts,
+                sessions,
+            } => {
+                self.stat.bills(token, last, accounts, sessions);
+                self.finish_stat(false);
             }
             ToBroker::Ready => self.resume()?,
             ToBroker::Drain => self.drain(),
@@ -255,33 +277,21 @@ impl Broker {
 
     fn configure(&mut self, config: Config) -> anyhow::Result<()> {
         crate::log::set_filter(&config.log);
-        self.sessions_account
-            .set_limit(config.limits.sessions.into());
-        for tenant in self.tenants.values() {
-            tenant
-                .sessions
-                .set_limit(config.limits.tenant_sessions.into());
-            tenant.staging.set_limit(config.limits.tenant_staging_bytes);
-        }
-        for session in self.sessions.values() {
-            session
-                .staging_account
-                .set_limit(config.limits.session_staging_bytes);
-        }
+        self.root.set_limits(&config.limits.of(Level::Daemon), 0);
         self.config = config;
         if self.config.sandbox && !self.confined {
             sandbox::confine(Role::Broker)?;
             self.confined = true;
         }
+        self.restand(|_| true);
         Ok(())
     }
 
     fn add_tenant(&mut self, id: u32, name: String) {
-        let limits = &self.config.limits;
         let tenant = Tenant {
             name,
-            sessions: Account::new("sessions of the tenant", limits.tenant_sessions.into()),
-            staging: Account::new("staging bytes of the tenant", limits.tenant_staging_bytes),
+            account: Account::new(Level::Tenant, Some(&self.root)),
+            uids: HashMap::new(),
         };
         self.tenants.insert(id, tenant);
     }
@@ -321,42 +331,34 @@ impl Broker {
             }
         };
         let tenant = self.tenant_of(&peer.tenant);
-        let accounts = &self.tenants[&tenant];
-        let charges = match (
-            known || admin,
-            self.sessions_account.charge(1),
-            accounts.sessions.charge(1),
-        ) {
-            (false, Ok(all), Ok(own)) => vec![all, own],
-            (false, Err(over), _) | (false, _, Err(over)) => {
-                let error = ControlError::new(
-                    Code::Limit,
-                    format!("{over}; end a session or ask the administrator"),
-                );
+        let uid = match admin {
+            // Administrators must get in when everything is full.
+            true => Account::new(Level::Uid, None),
+            false => self.uid_account(tenant, peer.uid),
+        };
+        let charge = match known || admin {
+            true => Ok(uid.charge_anyway(Resource::Sessions, 1)),
+            false => uid.charge(Resource::Sessions, 1),
+        };
+        let charge = match charge {
+            Ok(charge) => charge,
+            Err(over) => {
+                let advice = "end a session or ask the administrator";
+                let error = ControlError::new(over.code(), format!("{over}; {advice}"));
+                let name = self.tenants.get(&tenant).map_or("", |tenant| &tenant.name);
                 client_log!(
                     debug,
                     session = id,
-                    tenant = accounts.name,
+                    tenant = name,
                     "a session was refused: {over}"
                 );
+                drop(uid);
                 self.turn_away(id, &socket, &error);
                 return self.settle_tenant(tenant);
             }
-            (true, ..) if admin => Vec::new(),
-            (true, ..) => vec![
-                self.sessions_account.charge_anyway(1),
-                accounts.sessions.charge_anyway(1),
-            ],
         };
-        let session = Session::new(
-            id,
-            socket,
-            admin,
-            tenant,
-            peer,
-            charges,
-            self.config.limits.session_staging_bytes,
-        );
+        let account = Account::new(Level::Session, Some(&uid));
+        let session = Session::new(id, socket, admin, tenant, peer, (account, charge));
         let token = Token(FIRST_SESSION + id as usize);
         let interest = Interest::READABLE | Interest::WRITABLE;
         let registered = self.poll.registry().register(
@@ -372,6 +374,19 @@ impl Broker {
             );
             self.end(id, Some(error));
         }
+    }
+
+    /// A session that an earlier broker had belongs to the tenant that it named then: its cgroup may be another one by now.
+    fn reseat(&mut self, id: u64) {
+        let Some(session) = self.sessions.get(&id).filter(|session| !session.admin) else {
+            return;
+        };
+        let uid = self.uid_account(session.tenant, session.record.uid);
+        let charge = uid.charge_anyway(Resource::Sessions, 1);
+        if let Some(session) = self.sessions.get_mut(&id) {
+            session.seat(Account::new(Level::Session, Some(&uid)), charge);
+        }
+        self.stand(id);
     }
 
     /// Says why, and closes a connection that never became a session.

@@ -7,8 +7,8 @@ use std::rc::Rc;
 
 use std::os::fd::AsFd;
 use tensord_shm::control::{
-    Class, ControlError, DEVICE_ANY, Hello, Message, QueueGrant, QueueRequest, Reply, Request, Set,
-    VERSION_MAX, VERSION_MIN, Welcome,
+    Class, ControlError, DEVICE_ANY, Hello, Message, QueueGrant, QueueRequest, Reply, Request,
+    Resource, Set, Target, VERSION_MAX, VERSION_MIN, Welcome,
 };
 use tensord_shm::doorbell::{Doorbell, notice_pair};
 use tensord_shm::error::Code;
@@ -17,10 +17,10 @@ use tensord_shm::segment::{SLOT_COUNT_MIN, STAGING_BYTES_MAX, STAGING_GRANULE, c
 
 use super::Broker;
 use super::epochs::arena_order;
-use super::session::{Arena, KEY_SESSION, Queue};
+use super::session::{Arena, Queue};
 use crate::client_log;
 use crate::limits::STAGING_ARENAS_MAX;
-use crate::link::{EngineOrder, FromBroker};
+use crate::link::FromBroker;
 
 impl Broker {
     pub(super) fn serve(&mut self, id: u64, message: Message<Request>) {
@@ -35,18 +35,40 @@ impl Broker {
                 self.ask_stat(id, sequence);
                 Ok(())
             }
+            Request::Limits => {
+                self.ask_limits(id, sequence);
+                Ok(())
+            }
             Request::Drain if admin => {
-                tracing::info!("an administrator asked the daemon to drain");
+                self.log_steering(
+                    id,
+                    "asked to drain",
+                    "the daemon takes nothing new and ends",
+                );
                 self.tell_supervisor(&FromBroker::Drain, &[]);
                 self.done(id, sequence)
             }
-            Request::Kill { session } if admin => {
-                self.kill(session).and_then(|()| self.done(id, sequence))
+            Request::Kill { session } if admin => self
+                .kill(id, session)
+                .and_then(|()| self.done(id, sequence)),
+            Request::Nice {
+                target,
+                class,
+                weight,
+            } if admin => self
+                .nice(id, target, class, weight)
+                .map(|done| self.tell_changed(id, sequence, done)),
+            Request::Drain | Request::Kill { .. } | Request::Nice { .. } => {
+                Err(needs_administration())
             }
-            Request::Drain | Request::Kill { .. } => Err(ControlError::new(
-                Code::NotAdministrator,
-                "this command needs the administration socket (tensord-admin.sock beside the daemon's)",
-            )),
+            Request::Limit { target, .. }
+                if !admin && target != Target::Own && target != Target::Session(id) =>
+            {
+                Err(needs_administration())
+            }
+            Request::Limit { target, changes } if open || admin => self
+                .limit(id, target, &changes)
+                .map(|done| self.tell_changed(id, sequence, done)),
             Request::Set(set) if open || admin => {
                 self.set(id, set).and_then(|()| self.done(id, sequence))
             }
@@ -57,9 +79,13 @@ impl Broker {
                 self.end(id, None);
                 Ok(())
             }
-            Request::Set(_) | Request::Queue(_) | Request::Staging { .. } => Err(
-                ControlError::new(Code::BadMessage, "the first message of a session is hello"),
-            ),
+            Request::Set(_)
+            | Request::Queue(_)
+            | Request::Staging { .. }
+            | Request::Limit { .. } => Err(ControlError::new(
+                Code::BadMessage,
+                "the first message of a session is hello",
+            )),
         };
         if let Err(error) = done {
             client_log!(debug, session = id, "refused: {error}");
@@ -124,8 +150,8 @@ impl Broker {
             return Ok(());
         };
         let record = &mut session.record;
-        record.class = hello.class as u8;
-        record.weight = hello.weight;
+        record.class_asked = hello.class as u8;
+        record.weight_asked = hello.weight;
         record.name = printable(&hello.name);
         record.fuse = hello.fuse;
         record.batch = hello.batch;
@@ -285,11 +311,12 @@ impl Broker {
             return Err(ControlError::new(Code::Limit, text));
         }
         let bytes = bytes.next_multiple_of(STAGING_GRANULE);
-        let over = |over| ControlError::new(Code::Limit, format!("{over}"));
-        let mut charges = vec![session.staging_account.charge(bytes).map_err(over)?];
-        if let Some(tenant) = self.tenants.get(&session.tenant) {
-            charges.push(tenant.staging.charge(bytes).map_err(over)?);
-        }
+        let charge = session
+            .account
+            .charge(Resource::Staging, bytes)
+            .map_err(|over| {
+                ControlError::new(over.code(), format!("{over}; transfer less at once"))
+            })?;
         let memory = create_staging(bytes).map_err(|fault| {
             ControlError::new(
                 Code::OutOfMemory,
@@ -305,7 +332,7 @@ impl Broker {
             sequence,
             answer: Some(sequence),
             ready: false,
-            _charges: charges,
+            charge,
         });
         // Between two epochs the arena goes to the next engine with everything else.
         let attached = session.queues.iter().any(|queue| queue.segments.is_some());
@@ -350,28 +377,31 @@ impl Broker {
         if let Some(name) = &set.name {
             session.record.name = printable(name);
         }
-        session.record.class = set.class.unwrap_or(class) as u8;
-        session.record.weight = set.weight.unwrap_or(session.record.weight);
-        let (record, engine, kept) = (session.record.clone(), session.engine, session.kept());
-        self.tell_supervisor(
-            &FromBroker::Keep {
-                session: target,
-                key: KEY_SESSION,
-                record: kept,
-            },
-            &[],
-        );
-        if let Some(number) = engine {
-            self.order(number, &EngineOrder::Set(Box::new(record)), &[]);
+        let record = &mut session.record;
+        if let Some(class) = set.class {
+            record.class_asked = class as u8;
+            // What an administrator gives goes beyond ceilings, what a client takes goes below.
+            record.class_fixed = (admin || record.class_fixed.is_some()).then_some(class as u8);
         }
+        if let Some(weight) = set.weight {
+            record.weight_asked = weight;
+            record.weight_fixed = (admin || record.weight_fixed.is_some()).then_some(weight);
+        }
+        self.stand(target);
+        self.keep_record(target);
         Ok(())
     }
 
-    fn kill(&mut self, target: u64) -> Result<(), ControlError> {
-        if !self.sessions.contains_key(&target) {
+    fn kill(&mut self, id: u64, target: u64) -> Result<(), ControlError> {
+        let Some(session) = self.sessions.get(&target) else {
             return Err(no_such_session(target));
-        }
-        tracing::info!(session = target, "an administrator ended a session");
+        };
+        let record = &session.record;
+        let text = format!(
+            "session {target} (process {}, uid {}, {:?})",
+            record.pid, record.uid, record.name
+        );
+        self.log_steering(id, "a session was ended", &text);
         self.end(
             target,
             Some(ControlError::new(
@@ -383,7 +413,15 @@ impl Broker {
     }
 }
 
-fn no_such_session(id: u64) -> ControlError {
+/// The answer to a command that a tenant's socket does not take.
+pub(super) fn needs_administration() -> ControlError {
+    ControlError::new(
+        Code::NotAdministrator,
+        "this command needs the administration socket (tensord-admin.sock beside the daemon's)",
+    )
+}
+
+pub(super) fn no_such_session(id: u64) -> ControlError {
     ControlError::new(
         Code::BadHandle,
         format!("there is no session {id}; `tensorctl ps` lists them"),

@@ -7,12 +7,13 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
 
 use serde::{Deserialize, Serialize};
-use tensord_shm::control::{Message, QueueGrant, Reply, StagingGrant};
+use tensord_shm::control::{Message, QueueGrant, Reply, Resource, StagingGrant};
 use tensord_shm::control_socket::send_datagram;
 
 use super::Waiting;
 use super::identity::Peer;
-use crate::limits::{Account, Charge, REPLIES_WAITING_MAX};
+use crate::account::{Account, Charge};
+use crate::limits::REPLIES_WAITING_MAX;
 use crate::link::SessionRecord;
 
 /// Key of the session's own record at the supervisor.
@@ -31,8 +32,10 @@ pub(super) struct Session {
     pub(super) engine: Option<u32>,
     pub(super) queues: Vec<Queue>,
     pub(super) arenas: Vec<Arena>,
-    pub(super) staging_account: Rc<Account>,
-    charges: Vec<Charge>,
+    /// What it holds, below the accounts of its uid and its tenant.
+    pub(super) account: Rc<Account>,
+    /// Itself, among the sessions of its uid and its tenant.
+    charge: Charge,
     waiting: Waiting,
 }
 
@@ -70,7 +73,7 @@ pub(super) struct Arena {
     pub(super) sequence: u64,
     pub(super) answer: Option<u64>,
     pub(super) ready: bool,
-    pub(super) _charges: Vec<Charge>,
+    pub(super) charge: Charge,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -103,8 +106,7 @@ impl Session {
         admin: bool,
         tenant: u32,
         peer: Peer,
-        charges: Vec<Charge>,
-        staging_bytes: u64,
+        (account, charge): (Rc<Account>, Charge),
     ) -> Session {
         let record = SessionRecord {
             id,
@@ -123,10 +125,16 @@ impl Session {
             engine: None,
             queues: Vec::new(),
             arenas: Vec::new(),
-            staging_account: Account::new("staging bytes of the session", staging_bytes),
-            charges,
+            account,
+            charge,
             waiting: Waiting::new(),
         }
+    }
+
+    /// Moves it to other accounts, before anything but itself is charged.
+    pub(super) fn seat(&mut self, account: Rc<Account>, charge: Charge) {
+        self.account = account;
+        self.charge = charge;
     }
 
     /// Takes back what an earlier broker had kept under a key.
@@ -174,7 +182,7 @@ impl Session {
                     sequence: kept.sequence,
                     answer: None,
                     ready: true,
-                    _charges: vec![self.staging_account.charge_anyway(kept.bytes)],
+                    charge: self.account.charge_anyway(Resource::Staging, kept.bytes),
                 });
             }
             _ => {
@@ -227,8 +235,8 @@ impl Session {
 
     /// All that was charged, and the engine that has to free something first; `None` where no engine had it.
     pub(super) fn into_charges(self) -> Option<(u32, Vec<Charge>)> {
-        let mut charges = self.charges;
-        charges.extend(self.arenas.into_iter().flat_map(|arena| arena._charges));
+        let mut charges = vec![self.charge];
+        charges.extend(self.arenas.into_iter().map(|arena| arena.charge));
         self.engine.map(|engine| (engine, charges))
     }
 }

@@ -73,26 +73,32 @@ impl Engine {
             .iter()
             .map(|placed| u128::from(placed.work.cost()))
             .sum();
+        let now_ns = self.clock.now_ns();
         let mut left_ns = busy_ns;
         for placed in works.iter_mut().rev() {
             let share = u128::from(busy_ns) * u128::from(placed.work.cost()) / sum.max(1);
             let share_ns = (share as u64).min(left_ns);
             left_ns -= share_ns;
-            self.charge(placed, share_ns);
+            self.charge(placed, share_ns, now_ns);
         }
         if let Some(first) = works.first_mut() {
-            self.charge(first, left_ns);
+            self.charge(first, left_ns, now_ns);
         }
     }
 
-    fn charge(&mut self, placed: &mut Placed, ns: u64) {
+    fn charge(&mut self, placed: &mut Placed, ns: u64, now_ns: u64) {
         let Some(session) = self.sessions[placed.place.0]
             .as_mut()
             .filter(|s| s.spec.id == placed.session)
         else {
+            // It ended meanwhile, and the device worked for it.
+            if let Some(bill) = self.bills.get(placed.session) {
+                bill.charge(ns, now_ns);
+            }
             return;
         };
         session.device_ns += ns;
+        session.bill.charge(ns, now_ns);
         let before = placed.charged_ns.min(ns);
         placed.charged_ns -= before;
         let owner = session.owner();
@@ -155,6 +161,7 @@ impl Engine {
         else {
             return;
         };
+        let mut reached = session.limit_reached(failure.code);
         let Some(queue) = session
             .queues
             .get_mut(placed.place.1)
@@ -163,7 +170,12 @@ impl Engine {
             return;
         };
         for &(number, site) in &placed.work.requests {
-            queue.fail(number, site, failure);
+            // Told once, with the request that the others name as their origin.
+            let reached = match number == failure.origin {
+                true => reached.take(),
+                false => None,
+            };
+            queue.fail(number, site, failure, reached);
         }
         queue.close(placed.work.first_number);
         let count = placed.work.requests.len() as u64;
@@ -181,6 +193,10 @@ impl Engine {
     ) {
         let Some(session) = self.sessions[place.0].as_mut() else {
             return;
+        };
+        let reached = match &result {
+            Err(failure) if failure.origin == number => session.limit_reached(failure.code),
+            _ => None,
         };
         let Session { queues, totals, .. } = session;
         let Some(queue) = queues.get_mut(place.1).and_then(Option::as_mut) else {
@@ -203,7 +219,7 @@ impl Engine {
                         self.counters.requests_failed += 1;
                     }
                 }
-                queue.fail(number, site, failure);
+                queue.fail(number, site, failure, reached);
             }
         }
     }
@@ -275,6 +291,9 @@ impl Engine {
 
     /// Moves a queue's timeline and wakes who waits for it.
     pub(crate) fn publish(&mut self, (session, queue): (usize, usize)) {
+        if let Some(Some(session)) = self.sessions.get(session) {
+            session.recount();
+        }
         // As `Engine::queue`; the clock is wanted beside it.
         let Some(queue) = self
             .sessions

@@ -15,10 +15,11 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 
 use tensord_plan::{Backend, SealedMemory};
+use tensord_shm::control::{Level, Resource};
 use tensord_shm::error::Code;
 use tensord_shm::sealed::SealedMap;
 
-use super::memory::{Block, Charge, Memory};
+use super::memory::{Block, Memory};
 use super::transfer::Owner;
 use crate::engine_process::{ConstantKey, TenantId};
 use crate::graph::value::{State, Value};
@@ -115,7 +116,10 @@ impl Constants {
                 Error::Io
             }
         }
-        let charge = Charge::new(owner.1.tenant(), bytes)?;
+        let tenant = owner.1.at(Level::Tenant);
+        let charge = tenant
+            .charge(Resource::DeviceMemory, bytes)
+            .map_err(|over| owner.1.refuse(over))?;
         let made = SealedMap::create(bytes, |to| fill(to).map_err(Error::Code));
         let (fd, map) = made.map_err(|error| match error {
             Error::Io => Code::OutOfMemory,
@@ -198,6 +202,9 @@ impl Constants {
                 .filter(|known| !Rc::ptr_eq(known, &block));
             match (known, value.upgrade()) {
                 (Some(known), Some(value)) => {
+                    if let Some(reference) = &mut *value.charge.borrow_mut() {
+                        reference.move_to(&known.payers);
+                    }
                     value.set(State::Ready(known));
                     self.shared_bytes_saved += block.bytes;
                 }

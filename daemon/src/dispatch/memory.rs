@@ -5,13 +5,15 @@
 //!   device only after it was zeroed: nobody ever reads what another tenant wrote, padding included.
 //! - Charges are values: a [`Block`] that is dropped takes its charge back.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::rc::Rc;
 
 use tensord_plan::{Backend, BufferId, DeviceFault, Operand};
 use tensord_shm::CHECKED;
 use tensord_shm::error::Code;
 
+use crate::account::Payers;
+pub use crate::account::{Account, Charge};
 use crate::engine_process::TenantId;
 use crate::map::Map;
 
@@ -19,101 +21,6 @@ use crate::map::Map;
 const KEPT_BYTES_MAX: u64 = 256 << 20;
 /// Alignment of all blocks.
 const ALIGN: u64 = 64;
-
-/// What a session or a tenant holds, and may hold.
-#[derive(Debug)]
-pub struct Account {
-    /// Bytes held now.
-    pub bytes: Cell<u64>,
-    limit: u64,
-    /// The tenant's account, of a session's.
-    tenant: Option<Rc<Account>>,
-}
-
-impl Account {
-    /// A tenant's account for at most `limit` bytes.
-    pub fn of_tenant(limit: u64) -> Rc<Account> {
-        Rc::new(Account {
-            bytes: Cell::new(0),
-            limit,
-            tenant: None,
-        })
-    }
-
-    /// A session's account for at most `limit` bytes, which are the tenant's as well.
-    pub fn of_session(limit: u64, tenant: &Rc<Account>) -> Rc<Account> {
-        Rc::new(Account {
-            bytes: Cell::new(0),
-            limit,
-            tenant: Some(Rc::clone(tenant)),
-        })
-    }
-
-    /// The account above this one, or this one.
-    pub fn tenant(self: &Rc<Account>) -> &Rc<Account> {
-        self.tenant.as_ref().unwrap_or(self)
-    }
-
-    fn has_room(&self, bytes: u64) -> bool {
-        self.bytes
-            .get()
-            .checked_add(bytes)
-            .is_some_and(|sum| sum <= self.limit)
-    }
-
-    fn add(&self, bytes: u64) {
-        self.bytes.set(self.bytes.get() + bytes);
-    }
-
-    fn take(&self, bytes: u64) {
-        self.bytes.set(self.bytes.get() - bytes);
-    }
-}
-
-/// A charge that takes itself back.
-#[derive(Debug)]
-pub struct Charge {
-    account: Rc<Account>,
-    tenant: Option<Rc<Account>>,
-    bytes: u64,
-}
-
-impl Charge {
-    /// Charges an account and the one above it, within both limits.
-    pub fn new(account: &Rc<Account>, bytes: u64) -> Result<Charge, Code> {
-        let mut charge = Charge::reference(account, bytes)?;
-        if let Some(tenant) = &account.tenant {
-            if !tenant.has_room(bytes) {
-                return Err(Code::OutOfMemory);
-            }
-            tenant.add(bytes);
-            charge.tenant = Some(Rc::clone(tenant));
-        }
-        Ok(charge)
-    }
-
-    /// Charges an account alone: for a reference to content that its tenant has paid for once.
-    pub fn reference(account: &Rc<Account>, bytes: u64) -> Result<Charge, Code> {
-        if !account.has_room(bytes) {
-            return Err(Code::OutOfMemory);
-        }
-        account.add(bytes);
-        Ok(Charge {
-            account: Rc::clone(account),
-            tenant: None,
-            bytes,
-        })
-    }
-}
-
-impl Drop for Charge {
-    fn drop(&mut self) {
-        self.account.take(self.bytes);
-        if let Some(tenant) = &self.tenant {
-            tenant.take(self.bytes);
-        }
-    }
-}
 
 #[derive(Debug)]
 struct Freed {
@@ -132,6 +39,8 @@ pub struct Block {
     pub bytes: u64,
     /// Whose content it holds.
     pub tenant: TenantId,
+    /// Which uids pay for it, where it is shared content.
+    pub payers: Payers,
     adopted: bool,
     _charge: Option<Charge>,
     freed: Rc<RefCell<Vec<Freed>>>,
@@ -248,6 +157,7 @@ impl Memory {
             buffer,
             bytes,
             tenant,
+            payers: Payers::default(),
             adopted,
             _charge: charge,
             freed,
@@ -327,40 +237,5 @@ impl Memory {
         self.collect(backend);
         self.trim(backend, tenant, 0);
         self.pools.remove(&tenant);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_charge_counts_for_session_and_tenant_until_it_is_dropped() {
-        let tenant = Account::of_tenant(100);
-        let [a, b] = [80, 80].map(|limit| Account::of_session(limit, &tenant));
-        let held = Charge::new(&a, 70).expect("within both limits");
-        assert_eq!((a.bytes.get(), tenant.bytes.get()), (70, 70));
-        assert_eq!(
-            Charge::new(&a, 20).err(),
-            Some(Code::OutOfMemory),
-            "the session's limit"
-        );
-        assert_eq!(
-            Charge::new(&b, 40).err(),
-            Some(Code::OutOfMemory),
-            "the tenant's limit"
-        );
-        assert_eq!(
-            (b.bytes.get(), tenant.bytes.get()),
-            (0, 70),
-            "a refusal charges nobody"
-        );
-        let reference = Charge::reference(&b, 40).expect("content that is paid for");
-        assert_eq!((b.bytes.get(), tenant.bytes.get()), (40, 70));
-        drop((held, reference));
-        assert_eq!(
-            (a.bytes.get(), b.bytes.get(), tenant.bytes.get()),
-            (0, 0, 0)
-        );
     }
 }

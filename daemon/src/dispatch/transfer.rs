@@ -12,6 +12,7 @@ use tensord_shm::staging::StagingMap;
 use super::Device;
 use super::constants::{PendingConstant, Ticket};
 use super::memory::{Account, Block, Charge};
+use crate::account::Reference;
 use crate::engine_process::TenantId;
 use crate::graph::value::{State, Value};
 
@@ -149,7 +150,7 @@ impl Device {
             to.copy_from_slice(&pieces);
             Ok(())
         })?;
-        *value.charge.borrow_mut() = Some(Charge::reference(owner.1, bytes)?);
+        *value.charge.borrow_mut() = Some(Reference::new(owner.1, &sealed.payers, bytes)?);
         value.set(State::Ready(Rc::clone(&sealed)));
         Ok(self.constants.share(value, &sealed, pending))
     }
@@ -166,7 +167,7 @@ impl Device {
             .constants
             .find(&(owner.0, hash), bytes)
             .ok_or(Code::NotHeld)?;
-        let charge = Charge::reference(owner.1, bytes)?;
+        let charge = Reference::new(owner.1, &block.payers, bytes)?;
         self.constants.shared_bytes_saved += bytes;
         let value = Value::new(meta, State::Ready(block));
         value.constant.set(true);
@@ -204,8 +205,10 @@ impl Device {
         fill: impl FnOnce(&mut [u8]) -> Result<(), Code>,
     ) -> Result<Uploaded, Code> {
         let bytes = bytes_of(&meta);
-        let charge = Charge::reference(owner.1, bytes)?;
+        // Before anything is copied.
+        drop(Charge::reference(owner.1, bytes)?);
         let (block, pending) = self.sealed(owner, bytes, fill)?;
+        let charge = Reference::new(owner.1, &block.payers, bytes)?;
         let value = Value::new(meta, State::Ready(Rc::clone(&block)));
         value.constant.set(true);
         *value.charge.borrow_mut() = Some(charge);

@@ -1,10 +1,11 @@
 //! One record accepted: from decoded words to a value, a view, a window entry, or a failure.
 
+use tensord_shm::control::Resource;
 use tensord_shm::error::Code;
 use tensord_shm::handle::Handle;
 use tensord_shm::op::{Meta, Operand};
 use tensord_shm::record::{
-    Region, Request, attributes_of, decode, output_of, released_by, site_of,
+    Region, Request, attributes_of, decode, opcode, output_of, released_by, site_of,
 };
 
 use super::Engine;
@@ -39,6 +40,9 @@ impl Engine {
         let Some(number) = session.queue(place.1).map(|queue| queue.accepted) else {
             return;
         };
+        if self.is_over_requests(place, words) {
+            return self.refuse_request(place, words, (number, site));
+        }
         match self.trace(place, words, (number, site)) {
             trace::Accepted::Computed => return,
             trace::Accepted::Viewed => return self.settle(place, number, site, Ok(())),
@@ -69,6 +73,13 @@ impl Engine {
         {
             acceptance.poison(output_of(words), failure);
         }
+        if matches!(&result, Err(failure) if failure.code == Code::Limit)
+            && session.handles.is_full()
+        {
+            // Said now: what the record lets go may make room.
+            let (_, over) = session.account.room(Resource::Handles);
+            session.account.refuse(over);
+        }
         let mut released = Ok(());
         for handle in released_by(words) {
             released = released.and(session.handles.release(handle));
@@ -90,6 +101,45 @@ impl Engine {
             }
             Err(failure) => self.settle(place, number, site, Err(failure)),
         }
+    }
+
+    /// Would this request be one too many in flight? What is over at once, or lets something go, never is.
+    fn is_over_requests(&mut self, place: (usize, usize), words: &[u64]) -> bool {
+        let over = self.sessions[place.0]
+            .as_ref()
+            .is_some_and(|session| session.in_flight() > session.in_flight_max);
+        over && stays(words)
+    }
+
+    /// Fails a request that would be one too many in flight.
+    #[cold]
+    fn refuse_request(&mut self, place: (usize, usize), words: &[u64], (number, site): (u64, u32)) {
+        let request = decode(words).map(|record| record.request);
+        if let Err(fault) = &request
+            && fault.code().fault() == tensord_shm::error::Fault::Client
+        {
+            return self.freeze_with(place, fault.code(), fault.to_string());
+        }
+        self.untrace(place, request.as_ref().ok(), words);
+        self.enter(Stage::Graph);
+        let Some(session) = self.sessions[place.0].as_mut() else {
+            return;
+        };
+        // Its own charge is in the account only after the turn.
+        let (_, over) = session.account.room(Resource::Requests);
+        let failure = Failure {
+            code: session.account.refuse(over),
+            origin: number,
+            site,
+        };
+        if let Ok(mut acceptance) = acceptance(session, place.1, number, site) {
+            acceptance.poison(output_of(words), failure);
+        }
+        for handle in released_by(words) {
+            // What it lets go goes all the same; a handle that was none changes nothing.
+            let _ = session.handles.release(handle);
+        }
+        self.settle(place, number, site, Err(failure));
     }
 
     /// Offers the record to the queue's trace.
@@ -300,6 +350,15 @@ impl Engine {
         acceptance(session, place.1, number, site)?.bind(*out, value, None)?;
         Ok(finish_upload(session, place.1, (number, site), ticket))
     }
+}
+
+/// May the request stay in flight for a while?
+fn stays(words: &[u64]) -> bool {
+    let opcode = words.first().map_or(0, |head| (head >> 16) as u16);
+    !matches!(
+        opcode,
+        opcode::NOOP | opcode::RELEASE | opcode::CANCEL | opcode::FLUSH
+    )
 }
 
 /// Does it copy a value into device memory?

@@ -1,21 +1,24 @@
 //! The engine as its process sees it.
 
+use std::collections::HashMap;
 use std::os::fd::OwnedFd;
+use std::rc::{Rc, Weak};
 use std::time::Duration;
 
 use serde_json::json;
 use tensord_cpu::{CpuBackend, CpuConfig, Isa};
 use tensord_shm::completion::parking_fence;
-use tensord_shm::control::Class;
+use tensord_shm::control::{Class, Level, Resource};
 use tensord_shm::error::Code;
 
 use super::{
     Engine, QueueEnds, Refusal, Session, SessionFault, SessionId, SessionSpec, SessionTotals,
     Settings, StagingMap, Tenant,
 };
+use crate::account::Account;
+use crate::bills::Charged;
 use crate::clock::Monotonic;
 use crate::config::{Config, Merge, Quotas};
-use crate::dispatch::memory::Account;
 use crate::engine_process::{ConstantKey, EngineCore, EngineStart, Progress};
 use crate::ingest::Queue;
 use crate::slate::Slate;
@@ -51,7 +54,6 @@ pub fn make(start: &EngineStart) -> Result<Box<dyn EngineCore>, String> {
         measured_merging: settings.merge == Merge::Measured,
         slice_ns: u64::from(settings.slice_us) * 1000,
         policy: settings.policy,
-        tenant_device_bytes: start.config.limits.tenant_device_bytes,
     };
     Ok(Box::new(Engine::new(
         Box::new(backend),
@@ -106,14 +108,24 @@ impl EngineCore for Engine {
 
     fn attach(&mut self, spec: SessionSpec) -> Result<(), Refusal> {
         let id = spec.id;
-        let limit = self.settings.tenant_device_bytes;
         let seat = self.scheduler.seat(spec.class, spec.tenant);
         let tenant = self.tenants.entry(spec.tenant).or_insert_with(|| Tenant {
             sessions: 0,
-            account: Account::of_tenant(limit),
+            account: Account::new(Level::Tenant, None),
+            uids: HashMap::new(),
         });
         tenant.sessions += 1;
-        let session = Session::new(spec, seat, &tenant.account);
+        let known = tenant.uids.get(&spec.uid).and_then(Weak::upgrade);
+        let uid = known.unwrap_or_else(|| {
+            let account = Account::new(Level::Uid, Some(&tenant.account));
+            tenant.uids.insert(spec.uid, Rc::downgrade(&account));
+            account
+        });
+        let (quotas, now_ns) = (spec.quotas, self.clock.now_ns());
+        let account = Account::new(Level::Session, Some(&uid));
+        let bill = self.bills.open(&spec, &account);
+        let mut session = Session::new(spec, seat, account, bill);
+        session.set_quotas(&quotas, now_ns);
         let index = self
             .sessions
             .iter()
@@ -188,6 +200,7 @@ impl EngineCore for Engine {
         self.device.memory.collect(&mut *self.device.backend);
         self.device.constants.sweep(self.clock.now_ns());
         let last = self.tenants.get_mut(&tenant).is_none_or(|left| {
+            left.uids.retain(|_, uid| uid.strong_count() > 0);
             left.sessions = left.sessions.saturating_sub(1);
             left.sessions == 0
         });
@@ -217,9 +230,10 @@ impl EngineCore for Engine {
     }
 
     fn set_quotas(&mut self, session: SessionId, tenant_weight: u32, quotas: &Quotas) {
+        let now_ns = self.clock.now_ns();
         if let Ok(session) = self.session(session) {
             session.spec.tenant_weight = tenant_weight;
-            session.spec.quotas = *quotas;
+            session.set_quotas(quotas, now_ns);
         }
     }
 
@@ -243,6 +257,20 @@ impl EngineCore for Engine {
 
     fn take_unsealed(&mut self) -> Vec<ConstantKey> {
         self.device.constants.take_unsealed()
+    }
+
+    fn take_charged(&mut self) -> Vec<Charged> {
+        let in_flight = &self.device.in_flight;
+        let works = |session| {
+            in_flight
+                .iter()
+                .any(|launch| launch.works.iter().any(|work| work.session == session))
+        };
+        self.bills.take(works)
+    }
+
+    fn charged_ns(&self) -> u64 {
+        self.busy_ns
     }
 
     fn take_faults(&mut self) -> Vec<SessionFault> {
@@ -296,7 +324,7 @@ impl EngineCore for Engine {
     }
 
     fn prepare_park(&mut self) -> bool {
-        if !self.device.in_flight.is_empty() || self.device.constants.is_busy() {
+        if self.device.running() > 0 || self.device.constants.is_busy() {
             return false;
         }
         let places = self.active.clone();
@@ -329,7 +357,7 @@ impl EngineCore for Engine {
     }
 
     fn doze(&mut self) {
-        if !self.device.in_flight.is_empty() && self.held_until_ns.is_none() {
+        if self.device.running() > 0 && self.held_until_ns.is_none() {
             self.device.backend.doze(DOZE_LONGEST);
         }
     }
@@ -371,12 +399,29 @@ impl EngineCore for Engine {
                     "wait_us": session.wait_ns / 1000,
                     "requests": session.accepted,
                     "requests_in_flight": session.in_flight(),
-                    "device_bytes": session.account.bytes.get(),
+                    "device_bytes": session.account.used(Resource::DeviceMemory),
                     "handles": session.handles.bound(),
                 })
             })
             .collect();
+        let account = |tenant: u32, uid: Option<u32>, account: &Account| {
+            json!({
+                "tenant": tenant,
+                "uid": uid,
+                "handles": account.used(Resource::Handles),
+                "requests_in_flight": account.used(Resource::Requests),
+                "device_bytes": account.used(Resource::DeviceMemory),
+            })
+        };
+        let mut accounts = Vec::new();
+        for (id, tenant) in &self.tenants {
+            accounts.push(account(id.0, None, &tenant.account));
+            let uids = tenant.uids.iter();
+            let live = uids.filter_map(|(uid, weak)| Some((*uid, weak.upgrade()?)));
+            accounts.extend(live.map(|(uid, of)| account(id.0, Some(uid), &of)));
+        }
         json!({
+            "accounts": accounts,
             "device": info.device,
             "uuid": info.uuid,
             "description": info.description,

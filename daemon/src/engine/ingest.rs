@@ -27,6 +27,9 @@ impl Engine {
             return false;
         };
         self.note_session(place);
+        if let Some(session) = self.sessions[place.0].as_mut() {
+            session.make_room();
+        }
         let mut taken = 0;
         while taken < RECORDS_PER_TURN {
             let Some(queue) = self.queue(place) else {
@@ -69,6 +72,7 @@ impl Engine {
             queues,
             accepted,
             totals,
+            in_flight_max,
             ..
         }) = self.sessions.get_mut(place.0).and_then(Option::as_mut)
         else {
@@ -79,12 +83,15 @@ impl Engine {
         };
         let traced = spec.fuse && queue.window.is_empty();
         let (mut computed, mut over) = (0, 0);
+        let in_flight = *accepted - totals.ok - totals.failed - totals.cancelled;
+        let computed_max = in_flight_max.saturating_sub(in_flight);
         let last = loop {
             let last = queue.take(record);
             if !matches!(last, Taken::Record)
                 || !traced
                 || is_full(queue)
                 || *taken + 1 >= RECORDS_PER_TURN
+                || computed >= computed_max
             {
                 break last;
             }

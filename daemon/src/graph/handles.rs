@@ -80,6 +80,7 @@ pub struct Handles {
     slots: Vec<Slot>,
     limit: u32,
     bound: u32,
+    bound_max: u32,
 }
 
 impl Handles {
@@ -89,7 +90,23 @@ impl Handles {
             slots: Vec::new(),
             limit,
             bound: 0,
+            bound_max: limit,
         }
+    }
+
+    /// Lets indices below `limit` be used as well. What could be used stays so: the client was told of it.
+    pub fn raise_limit(&mut self, limit: u32) {
+        self.limit = self.limit.max(limit);
+    }
+
+    /// No more than `bound_max` handles may be bound from here on; those that are stay.
+    pub fn set_bound_max(&mut self, bound_max: u32) {
+        self.bound_max = bound_max;
+    }
+
+    /// Is no further handle to be bound?
+    pub fn is_full(&self) -> bool {
+        self.bound >= self.bound_max
     }
 
     /// Number of handles bound.
@@ -149,7 +166,7 @@ impl Handles {
         if !CHECKED {
             return Ok(());
         }
-        if handle.index >= self.limit {
+        if handle.index >= self.limit || self.bound >= self.bound_max {
             return Err(Code::Limit);
         }
         match self.slots.get(handle.index as usize) {
@@ -307,6 +324,21 @@ mod tests {
             Handles::new(8).check_free(handle(u32::MAX, 1)),
             Err(Code::Limit)
         );
+    }
+
+    #[test]
+    fn no_more_are_bound_than_may_be_and_what_is_bound_stays() {
+        let mut handles = Handles::new(8);
+        handles.bind(handle(0, 1), binding());
+        handles.set_bound_max(1);
+        assert_eq!(handles.check_free(handle(1, 1)), Err(Code::Limit));
+        assert!(handles.get(handle(0, 1)).is_ok());
+        handles.release(handle(0, 1)).expect("bound");
+        assert_eq!(handles.check_free(handle(1, 1)), Ok(()));
+        handles.raise_limit(9);
+        assert_eq!(handles.check_free(handle(8, 1)), Ok(()));
+        handles.raise_limit(4);
+        assert_eq!(handles.check_free(handle(8, 1)), Ok(()));
     }
 
     #[test]

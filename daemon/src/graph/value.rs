@@ -7,7 +7,8 @@ use tensord_shm::error::Code;
 use tensord_shm::layout::Layout;
 use tensord_shm::op::Meta;
 
-use crate::dispatch::memory::{Block, Charge};
+use crate::account::Reference;
+use crate::dispatch::memory::Block;
 
 /// Why a value does not exist, and whose doing it was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,8 +51,8 @@ pub struct Value {
     pub mark: Cell<(u64, u32)>,
     /// The queue whose window holds its operation.
     pub queue: Cell<u32>,
-    /// What its session pays for a reference to shared content.
-    pub charge: RefCell<Option<Charge>>,
+    /// What its session and uid pay for a reference to shared content.
+    pub charge: RefCell<Option<Reference>>,
     state: RefCell<State>,
 }
 

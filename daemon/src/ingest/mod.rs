@@ -7,6 +7,7 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 
 use tensord_shm::completion::ErrorEntry;
+use tensord_shm::control::LimitReached;
 use tensord_shm::error::Code;
 use tensord_shm::record::{self, Region};
 use tensord_shm::ring::{RecordBuf, RingFault};
@@ -217,13 +218,20 @@ impl Queue {
     }
 
     /// The failure of one request, told before the timeline passes it.
-    pub fn fail(&mut self, number: u64, site: u32, failure: Failure) {
+    /// `reached`: the limit that made it fail, if one did.
+    pub fn fail(
+        &mut self,
+        number: u64,
+        site: u32,
+        failure: Failure,
+        reached: Option<LimitReached>,
+    ) {
         self.ends.completion.push_error(&ErrorEntry {
             value: number,
             code: failure.code as u32,
             site,
             origin: failure.origin,
-            detail: u64::from(failure.site),
+            detail: reached.map_or(u64::from(failure.site), LimitReached::to_word),
         });
     }
 
@@ -248,11 +256,6 @@ impl Queue {
             (a, b) => a.or(b),
         };
         first.map_or(self.accepted, |number| number - 1)
-    }
-
-    /// Requests accepted and not finished, an upper bound.
-    pub fn in_flight(&self) -> u64 {
-        self.accepted - self.finished()
     }
 
     /// Is there anything that a turn could move on?

@@ -6,12 +6,13 @@
 //! What comes first is found in this order, one file each: the class; the earliest `deadline`; the `policy`, which is
 //! weighted fair sharing (`fair`) or first come, first served (`fifo`). What shares a launch: works of the same plan, as many as the
 //! `guard` has measured to be quick, of sessions that may have more now; `hold` says whether it is worth waiting for partners.
-//! `cost` predicts how long works take.
+//! `cost` predicts how long works take. Who has used his device time waits for his [`bucket`].
 //!
 //! # Invariants
 //! - A lower class never makes a higher one wait: it rides along only where that was measured to cost nothing.
 //! - Works of a queue are taken in their order.
 
+pub mod bucket;
 pub mod cost;
 mod deadline;
 mod fair;

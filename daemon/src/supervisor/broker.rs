@@ -9,7 +9,7 @@ use super::children::{Running, cause_of};
 use super::engines::Engine;
 use super::{BROKER, Supervisor, start_child, unwatch};
 use crate::limits::KEPT_BYTES_MAX;
-use crate::link::{FromBroker, ToBroker};
+use crate::link::{FromBroker, ToBroker, in_parts};
 use crate::sandbox::Role;
 
 impl Supervisor {
@@ -26,6 +26,9 @@ impl Supervisor {
         self.tell_broker(&ToBroker::Configure(Box::new(self.config.clone())), &[]);
         for (id, name) in self.tenants.clone() {
             self.tell_broker(&ToBroker::Tenant { id, name }, &[]);
+        }
+        for (target, record) in self.steering.clone() {
+            self.tell_broker(&ToBroker::Steer { target, record }, &[]);
         }
         let engines: Vec<u32> = self.engines.keys().copied().collect();
         for engine in engines {
@@ -77,6 +80,11 @@ impl Supervisor {
                 }
             }
             FromBroker::Tenant { id, name } => drop(self.tenants.insert(id, name)),
+            FromBroker::Steer { target, record } => match record {
+                Some(record) => drop(self.steering.insert(target, record)),
+                None => drop(self.steering.remove(&target)),
+            },
+            FromBroker::Bills { token } => self.tell_bills(token),
             FromBroker::TenantGone { id } => self.forget_tenant(id),
             FromBroker::Forget { session } => {
                 self.connections.remove(&session);
@@ -99,6 +107,42 @@ impl Supervisor {
             }
             FromBroker::Drain => self.begin_drain(),
         }
+    }
+
+    /// Tells the broker of device time. What engines have reported by now counts: they do before they answer the broker.
+    fn tell_bills(&mut self, token: u64) {
+        let engines: Vec<u32> = self.engines.keys().copied().collect();
+        for engine in engines {
+            self.hear_engine(engine);
+        }
+        let charged = self.connections.iter().filter(|(_, c)| c.device_ns > 0);
+        let sessions = charged.map(|(id, connection)| (*id, connection.device_ns));
+        for sessions in in_parts(sessions.collect(), |_| 40) {
+            let part = ToBroker::Bills {
+                token,
+                last: false,
+                accounts: Vec::new(),
+                sessions,
+            };
+            self.tell_broker(&part, &[]);
+        }
+        let accounts = self.ledger.accounts();
+        for accounts in in_parts(accounts, |(tenant, ..)| tenant.len() + 40) {
+            let part = ToBroker::Bills {
+                token,
+                last: false,
+                accounts,
+                sessions: Vec::new(),
+            };
+            self.tell_broker(&part, &[]);
+        }
+        let end = ToBroker::Bills {
+            token,
+            last: true,
+            accounts: Vec::new(),
+            sessions: Vec::new(),
+        };
+        self.tell_broker(&end, &[]);
     }
 
     fn forget_tenant(&mut self, id: u32) {

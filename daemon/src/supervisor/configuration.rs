@@ -61,6 +61,7 @@ impl Supervisor {
             ("device", config.device != self.config.device),
             ("isolation", config.isolation != self.config.isolation),
             ("admin_path", config.admin_path != self.config.admin_path),
+            ("state_dir", config.state_dir != self.config.state_dir),
             ("engine", config.engine != self.config.engine),
             ("sandbox", config.sandbox != self.config.sandbox),
         ];
@@ -71,6 +72,7 @@ impl Supervisor {
         config.device.clone_from(&before.device);
         config.isolation = before.isolation;
         config.admin_path.clone_from(&before.admin_path);
+        config.state_dir.clone_from(&before.state_dir);
         config.engine.clone_from(&before.engine);
         config.sandbox = before.sandbox;
         crate::log::set_filter(&config.log);

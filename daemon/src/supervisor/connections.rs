@@ -27,6 +27,8 @@ pub(super) struct Connection {
     rule: TenantRule,
     /// Whether a broker has heard of it.
     known: bool,
+    /// Device time that its session used, over all engines.
+    pub(super) device_ns: u64,
     pub(super) kept: BTreeMap<u64, (String, Vec<OwnedFd>)>,
 }
 
@@ -104,6 +106,7 @@ impl Supervisor {
                 admin,
                 rule,
                 known: false,
+                device_ns: 0,
                 kept: BTreeMap::new(),
             },
         );

@@ -9,6 +9,7 @@ use mio::Token;
 
 use super::children::{self, Restarts, Running, cause_of, is_own_fault};
 use super::{FIRST_ENGINE, Supervisor, start_child, unwatch};
+use crate::bills::Charged;
 use crate::engine_process::SessionId;
 use crate::limits::CONSTANTS_KEPT_MAX;
 use crate::link::{FromEngine, ToBroker, ToEngine};
@@ -176,10 +177,28 @@ impl Supervisor {
                 FromEngine::Unsealed { tenant, hash } => {
                     drop(self.constants.remove(&(tenant, hash)))
                 }
+                FromEngine::Charged(charged) => self.bill(&charged),
                 FromEngine::Drained => {
                     if let Some(engine) = self.engines.get_mut(&number) {
                         engine.drained = true;
                     }
+                }
+            }
+        }
+    }
+
+    /// Adds up what an engine has charged.
+    fn bill(&mut self, charged: &[Charged]) {
+        for Charged {
+            tenant,
+            uid,
+            sessions,
+        } in charged
+        {
+            for (session, ns) in sessions {
+                self.ledger.add(tenant, *uid, *ns);
+                if let Some(connection) = self.connections.get_mut(session) {
+                    connection.device_ns += ns;
                 }
             }
         }

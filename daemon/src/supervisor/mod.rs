@@ -13,6 +13,7 @@ mod children;
 mod configuration;
 mod connections;
 mod engines;
+mod ledger;
 mod listen;
 
 use std::collections::{BTreeMap, HashMap};
@@ -29,7 +30,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 use crate::config::{Config, Isolation};
 use crate::limits::{FDS_PER_SESSION, FDS_SPARE};
-use crate::link::{Link, ToBroker, ToEngine};
+use crate::link::{Link, Steered, ToBroker, ToEngine};
 use crate::notify;
 use crate::sandbox::{self, Grant, Role};
 
@@ -37,6 +38,7 @@ use children::{Restarts, Running};
 pub use configuration::Options;
 use connections::Connection;
 use engines::Engine;
+use ledger::Ledger;
 use listen::Listener;
 
 /// What the poll watches, by token.
@@ -72,9 +74,13 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
         SIGNALS,
         Interest::READABLE,
     )?;
+    let ledger_folder = ledger::folder(&config);
     if config.sandbox {
-        sandbox::confine_supervisor(&own_paths(options, &config, &listeners))?;
+        let mut paths = own_paths(options, &config, &listeners);
+        paths.extend(ledger_folder.clone().map(Grant::Files));
+        sandbox::confine_supervisor(&paths)?;
     }
+    let ledger = Ledger::open(ledger_folder);
     let mut supervisor = Supervisor {
         options: options.clone(),
         engine_next: u32::from(config.isolation == Isolation::Device),
@@ -91,6 +97,8 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
         connections: BTreeMap::new(),
         session_next: 1,
         tenants: BTreeMap::new(),
+        steering: BTreeMap::new(),
+        ledger,
         constants: HashMap::new(),
         announced: false,
         drain_until: None,
@@ -180,6 +188,10 @@ struct Supervisor {
     connections: BTreeMap<u64, Connection>,
     session_next: u64,
     tenants: BTreeMap<u32, String>,
+    /// What the broker wants kept of what administrators have set.
+    steering: BTreeMap<Steered, String>,
+    /// Device time used in all.
+    ledger: Ledger,
     constants: HashMap<(u32, [u8; 32]), OwnedFd>,
     /// Whether the service manager has been told that the daemon serves.
     announced: bool,
@@ -212,6 +224,7 @@ impl Supervisor {
             }
             self.flush_links();
             self.keep_running();
+            self.ledger.save_if_due();
             if self.is_over() {
                 return self.shut_down();
             }
@@ -233,6 +246,7 @@ impl Supervisor {
             .chain(self.drain_until)
             .chain(idle_end)
             .min();
+        let due = due.into_iter().chain(self.ledger.due()).min();
         let until_due = due.map(|due| due.saturating_duration_since(Instant::now()));
         let links = self
             .engines
@@ -335,6 +349,12 @@ impl Supervisor {
         {
             running.kill();
         }
+        // What they reported before they ended is there to be read.
+        let engines: Vec<u32> = self.engines.keys().copied().collect();
+        for engine in engines {
+            self.hear_engine(engine);
+        }
+        self.ledger.close();
         tracing::info!("ended");
         Ok(())
     }

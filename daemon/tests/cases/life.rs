@@ -114,13 +114,13 @@ pub fn limits_are_refused_with_their_numbers() {
             "queues of the session: 2 in use and 1 more wanted, the limit is 2".into()
         )
     );
-    let text = "staging bytes of the session: 0 in use and 12288 more wanted, the limit is 8192";
+    let text = "bytes of staging memory of the session: 0 in use and 12288 more wanted, the limit is 8192; transfer less at once";
     assert_eq!(
         refused(&mut one, &staging(9_000)),
         (Code::Limit, text.into())
     );
     assert!(matches!(one.ask(&staging(8_192)).0, Reply::Staging(_)));
-    let text = "staging bytes of the tenant: 8192 in use and 8192 more wanted, the limit is 12288";
+    let text = "bytes of staging memory of the tenant: 8192 in use and 8192 more wanted, the limit is 12288; transfer less at once";
     assert_eq!(
         refused(&mut two, &staging(8_192)),
         (Code::Limit, text.into())

@@ -8,7 +8,7 @@
 use std::ffi::{CString, c_char};
 use std::ptr;
 
-use tensord_client::{Class, Options, Session};
+use tensord_client::{Change, Changes, Class, Options, Resource, Session};
 
 use crate::codes::tensord_code;
 use crate::guard::{array, bad, call, free, null, put, reference, text};
@@ -181,6 +181,37 @@ pub unsafe extern "C" fn tensord_flush(session: *const tensord_session) -> tenso
 pub unsafe extern "C" fn tensord_synchronize(session: *const tensord_session) -> tensord_code {
     // SAFETY: the caller's duty.
     call(|| unsafe { reference(session, "session") }?.0.synchronize())
+}
+
+/// Lowers a limit of the session, so that a mistake of its own stays small: `staging` or `device-memory` in bytes, `handles`,
+/// `requests` in flight, or `device-time` in milliseconds of each second. `UINT64_MAX` takes it back. What an administrator set holds
+/// all the same.
+///
+/// # Safety
+/// `session` comes from this library and is not closed; `limit` is text that ends with NUL.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn tensord_limit(
+    session: *const tensord_session,
+    limit: *const c_char,
+    value: u64,
+) -> tensord_code {
+    call(|| {
+        // SAFETY: the caller's duty.
+        let session = unsafe { reference(session, "session") }?;
+        // SAFETY: the caller's duty.
+        let name = unsafe { text(limit, "limit") }?.ok_or_else(|| null("limit"))?;
+        let resource = Resource::from_name(name).ok_or_else(|| {
+            let names = Resource::ALL.map(Resource::name).join(", ");
+            bad("limit", format!("{name:?} (there are {names})"))
+        })?;
+        let mut changes = Changes::default();
+        let change = match value {
+            u64::MAX => Change::Default,
+            value => Change::To(value),
+        };
+        changes.set(resource, change);
+        session.0.limit(changes)
+    })
 }
 
 /// What runs in the daemon, as JSON. Free it with `tensord_string_free`.

@@ -45,6 +45,8 @@ fn extension(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(session::open, module)?)?;
     module.add_function(wrap_pyfunction!(session::session, module)?)?;
     module.add_function(wrap_pyfunction!(session::stat_json, module)?)?;
+    module.add_function(wrap_pyfunction!(session::limit, module)?)?;
+    module.add_function(wrap_pyfunction!(session::limits_json, module)?)?;
     module.add_function(wrap_pyfunction!(session::synchronize, module)?)?;
     module.add_function(wrap_pyfunction!(session::flush, module)?)?;
     module.add_function(wrap_pyfunction!(debug::set_debug, module)?)?;

@@ -12,7 +12,7 @@ use std::sync::{Mutex, PoisonError};
 
 use pyo3::prelude::*;
 use tensord_client::{Error, Options, Runtime, Session, Site, Tensor};
-use tensord_shm::control::Class;
+use tensord_shm::control::{Change, Changes, Class, Resource};
 use tensord_shm::dtype::{DType, Scalar};
 use tensord_shm::error::Code;
 use tensord_shm::fork;
@@ -234,6 +234,28 @@ pub fn session(py: Python<'_>) -> PyResult<PySession> {
 pub fn stat_json(py: Python<'_>) -> PyResult<String> {
     let session = with(py, |session| Ok(session.clone()))?;
     py.detach(move || session.stat())
+        .map_err(|error| errors::later(py, error))
+}
+
+/// Lowers limits of the session, by name; `None` takes one back.
+#[pyfunction]
+pub fn limit(py: Python<'_>, limits: Vec<(String, Option<u64>)>) -> PyResult<()> {
+    let mut changes = Changes::default();
+    for (name, limit) in limits {
+        let resource = Resource::from_name(&name)
+            .ok_or_else(|| value_error(format!("there is no limit {name:?}")))?;
+        changes.set(resource, limit.map_or(Change::Default, Change::To));
+    }
+    let session = with(py, |session| Ok(session.clone()))?;
+    py.detach(move || session.limit(changes))
+        .map_err(|error| errors::later(py, error))
+}
+
+/// Limits of this session, its uid and its tenant, as JSON text.
+#[pyfunction]
+pub fn limits_json(py: Python<'_>) -> PyResult<String> {
+    let session = with(py, |session| Ok(session.clone()))?;
+    py.detach(move || session.limits())
         .map_err(|error| errors::later(py, error))
 }
 

@@ -54,6 +54,24 @@ def test_connect_makes_the_default_session_anew(xp, daemon):
     xp.connect(daemon.path, name="tests")
 
 
+def test_a_session_lowers_its_own_limits(xp, daemon):
+    session = xp.connect(daemon.path, name="limited")
+    try:
+        xp.limit(device_memory=1 << 20, requests=5000)
+        own = next(row for row in xp.limits() if row["session"] == session.id)
+        assert own["limits"]["device-memory"]["limit"] == 1 << 20
+        with pytest.raises(xp.OutOfMemoryError, match="the session's limit of 1048576 bytes of device memory"):
+            xp.asnumpy(xp.zeros((1 << 20,)) + 1.0)
+        with pytest.raises(xp.TensordError, match="only go down"):
+            xp.limit(device_memory=1 << 21)
+        with pytest.raises(ValueError, match="there is no limit"):
+            xp.limit(memory=1)
+        xp.limit(device_memory=None)
+        assert float(xp.asnumpy(xp.zeros((1 << 20,)) + 1.0)[-1]) == 1.0
+    finally:
+        xp.connect(daemon.path, name="tests")
+
+
 def test_connect_refuses_nonsense(xp, tmp_path):
     with pytest.raises(ValueError, match="qos"):
         xp.connect(qos="fast")

@@ -9,7 +9,8 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
 
 use tensord_shm::control::{
-    EngineLost, Hello, QueueGrant, QueueRequest, RESEND_AFTER, Reply, Request, Set, Welcome,
+    Changes, EngineLost, Hello, QueueGrant, QueueRequest, RESEND_AFTER, Reply, Request, Set,
+    Target, Welcome,
 };
 use tensord_shm::control_socket::{ControlSocket, Received};
 use tensord_shm::doorbell::{Doorbell, NoticeReceiver};
@@ -223,7 +224,16 @@ impl Core {
 
     /// What runs, as JSON.
     pub(crate) fn stat(&self) -> Result<String, Error> {
-        self.request_then(Request::Stat, |(reply, mut fds)| {
+        self.report(Request::Stat)
+    }
+
+    /// Limits and what of them is used, as JSON.
+    pub(crate) fn limits(&self) -> Result<String, Error> {
+        self.report(Request::Limits)
+    }
+
+    fn report(&self, request: Request) -> Result<String, Error> {
+        self.request_then(request, |(reply, mut fds)| {
             let Reply::Stat { bytes } = reply else {
                 return Err(unexpected("stat", &reply));
             };
@@ -242,6 +252,15 @@ impl Core {
         match self.request(Request::Set(set))? {
             Reply::Done => Ok(()),
             reply => Err(unexpected("a change of the session", &reply)),
+        }
+    }
+
+    /// Changes limits of this session.
+    pub(crate) fn limit(&self, changes: Changes) -> Result<(), Error> {
+        let target = Target::Own;
+        match self.request(Request::Limit { target, changes })? {
+            Reply::Changed { .. } => Ok(()),
+            reply => Err(unexpected("a change of limits", &reply)),
         }
     }
 

@@ -46,7 +46,7 @@ pub use submit::Arg;
 pub use tensor::Tensor;
 pub use transfer::Fetched;
 
-pub use tensord_shm::control::{Class, SessionLimits, Welcome};
+pub use tensord_shm::control::{Change, Changes, Class, Resource, SessionLimits, Welcome};
 pub use tensord_shm::dtype::{DType, Kind, Scalar};
 pub use tensord_shm::error::{Code, Fault};
 pub use tensord_shm::layout::{RANK_MAX, Shape};

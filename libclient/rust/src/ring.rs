@@ -11,6 +11,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use tensord_shm::completion::{ErrorEntry, Reader};
+use tensord_shm::control::{LimitReached, Resource};
 use tensord_shm::doorbell::Doorbell;
 use tensord_shm::error::Code;
 use tensord_shm::handle::Handle;
@@ -503,6 +504,10 @@ impl Ring {
 fn explain(failure: &Failure, first: &Failure) -> Error {
     let code = Code::from_wire(first.entry.code).unwrap_or(Code::Internal);
     let name = operation_name(first.opcode);
+    let reached = match code {
+        Code::OutOfMemory | Code::Limit => LimitReached::from_word(first.entry.detail),
+        _ => None,
+    };
     let why = match code {
         Code::OutOfMemory => {
             "device memory was not to be had: release tensors, or raise the limit of this session"
@@ -521,7 +526,10 @@ fn explain(failure: &Failure, first: &Failure) -> Error {
         Code::BadHandle => "a tensor that it names is not known to the daemon",
         _ => code.name(),
     };
-    let mut message = format!("{name} failed: {why}");
+    let mut message = match reached {
+        Some(reached) => format!("{name} failed: {reached}; {}", advice(&reached)),
+        None => format!("{name} failed: {why}"),
+    };
     if first.entry.value != failure.entry.value {
         message.push_str("; ");
         message.push_str(operation_name(failure.opcode));
@@ -533,6 +541,16 @@ fn explain(failure: &Failure, first: &Failure) -> Error {
         _ => first.entry.site,
     };
     Error::new(code, message).of_operation(name).at(Site(site))
+}
+
+/// What to do where a limit stands in the way.
+fn advice(reached: &LimitReached) -> &'static str {
+    match reached.resource {
+        Resource::Requests => {
+            "wait for earlier requests, or ask an administrator for more (tensorctl limit)"
+        }
+        _ => "release tensors, or ask an administrator for more (tensorctl limit)",
+    }
 }
 
 #[cfg(test)]

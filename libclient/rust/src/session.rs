@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tensord_shm::completion::Waited;
-use tensord_shm::control::{Class, Set, WEIGHT_DEFAULT, Welcome};
+use tensord_shm::control::{Changes, Class, Set, WEIGHT_DEFAULT, Welcome};
 use tensord_shm::error::Code;
 use tensord_shm::record::{Line, Request, opcode};
 
@@ -267,6 +267,19 @@ impl Session {
             class,
             weight,
         })
+    }
+
+    /// Lowers limits of this session, so that a mistake of its own stays small. Its uid's and tenant's limits, and what an
+    /// administrator set for it, hold all the same; [`Change::Default`](tensord_shm::control::Change) takes an own limit back.
+    pub fn limit(&self, changes: Changes) -> Result<(), Error> {
+        drop(self.lane().lock()?);
+        self.lane().core().limit(changes)
+    }
+
+    /// The limits of this session, its uid and its tenant, and what of them is used, as JSON.
+    pub fn limits(&self) -> Result<String, Error> {
+        drop(self.lane().lock()?);
+        self.lane().core().limits()
     }
 
     /// Ends the session now. All its tensors and queues give `daemon_lost` from here on.

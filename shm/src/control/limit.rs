@@ -123,6 +123,43 @@ impl Level {
     }
 }
 
+/// Which limit refused a request, in the one word of an error entry (see PROTOCOL.md).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LimitReached {
+    /// Whose it is.
+    pub level: Level,
+    /// Of what.
+    pub resource: Resource,
+    /// The limit, below 2^48.
+    pub limit: u64,
+}
+
+impl LimitReached {
+    const LIMIT_BITS: u32 = 48;
+
+    /// As a word: level in the highest byte, then the resource, then the limit. Never below 2^56.
+    pub fn to_word(self) -> u64 {
+        let limit = self.limit.min((1 << Self::LIMIT_BITS) - 1);
+        (self.level as u64) << 56 | (self.resource as u64) << Self::LIMIT_BITS | limit
+    }
+
+    /// From such a word; `None` where it says something else.
+    pub fn from_word(word: u64) -> Option<LimitReached> {
+        Some(LimitReached {
+            level: Level::from_wire((word >> 56) as u8)?,
+            resource: Resource::from_wire((word >> Self::LIMIT_BITS) as u8)?,
+            limit: word & ((1 << Self::LIMIT_BITS) - 1),
+        })
+    }
+}
+
+impl std::fmt::Display for LimitReached {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (whose, limit, what) = (self.level.name(), self.limit, self.resource.unit());
+        write!(f, "the {whose}'s limit of {limit} {what} is reached")
+    }
+}
+
 /// Whom a command concerns.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Target {
@@ -238,6 +275,27 @@ mod tests {
         ] {
             assert_eq!(Target::parse(text).ok(), target, "{text}");
         }
+    }
+
+    #[test]
+    fn which_limit_was_reached_goes_in_a_word_and_a_source_position_is_none() {
+        let reached = LimitReached {
+            level: Level::Uid,
+            resource: Resource::DeviceMemory,
+            limit: 1 << 40,
+        };
+        assert_eq!(LimitReached::from_word(reached.to_word()), Some(reached));
+        assert_eq!(LimitReached::from_word(u64::from(u32::MAX)), None);
+        assert_eq!(
+            reached.to_string(),
+            "the uid's limit of 1099511627776 bytes of device memory is reached"
+        );
+        let huge = LimitReached {
+            limit: u64::MAX,
+            ..reached
+        };
+        let read = LimitReached::from_word(huge.to_word()).unwrap();
+        assert_eq!((read.level, read.limit), (Level::Uid, (1 << 48) - 1));
     }
 
     #[test]

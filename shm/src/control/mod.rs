@@ -17,7 +17,9 @@ mod wire;
 use std::time::Duration;
 
 pub use fields::sequence_of;
-pub use limit::{Change, Changes, DEVICE_TIME_MAX, Level, RESOURCE_COUNT, Resource, Target};
+pub use limit::{
+    Change, Changes, DEVICE_TIME_MAX, Level, LimitReached, RESOURCE_COUNT, Resource, Target,
+};
 
 use crate::error::Code;
 
@@ -186,6 +188,28 @@ pub enum Request {
         /// Which one.
         session: u64,
     },
+    /// Changes limits. Answered by [`Reply::Changed`]. Of the sender's own session: only downwards, and what is then changed
+    /// to [`Change::Default`] is no longer lowered. Of others: administration.
+    Limit {
+        /// Whose.
+        target: Target,
+        /// Which, to what.
+        changes: Changes,
+    },
+    /// Administration: changes class and weight. Answered by [`Reply::Changed`]. Of a session its own; of a tenant the highest
+    /// class of its sessions and its weight among tenants; of a uid the highest class of its sessions, and its weight
+    /// among tenants where it is one, or else the weight of each of its sessions.
+    Nice {
+        /// Whose.
+        target: Target,
+        /// New class.
+        class: Option<Class>,
+        /// New weight.
+        weight: Option<u32>,
+    },
+    /// Limits of sessions, uids and tenants and what of them is used. Answered by [`Reply::Stat`]. On a tenant's socket those of the
+    /// sender's session, uid and tenant. Needs no hello.
+    Limits,
 }
 
 /// Limits that hold for a session, told at hello so that the client library can say at the call what is wrong.
@@ -310,6 +334,13 @@ pub enum Reply {
     Epoch(QueueGrant),
     /// Notice: the daemon takes nothing new and will end.
     Draining,
+    /// Limits, class or weight changed.
+    Changed {
+        /// Number of running sessions that it concerns.
+        sessions: u32,
+        /// What was done to whom, for people.
+        text: String,
+    },
 }
 
 /// A message with its sequence number.

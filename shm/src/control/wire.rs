@@ -5,8 +5,9 @@
 
 use super::fields::{Reader, Writer};
 use super::{
-    ControlError, EngineLost, Hello, Malformed, Message, MessageBytes, NAME_BYTES, QueueGrant,
-    QueueRequest, Reply, Request, SessionLimits, Set, StagingGrant, TEXT_BYTES, Welcome,
+    Change, Changes, ControlError, EngineLost, Hello, Malformed, Message, MessageBytes, NAME_BYTES,
+    QueueGrant, QueueRequest, Reply, Request, Resource, SessionLimits, Set, StagingGrant,
+    TENANT_BYTES, TEXT_BYTES, Target, Welcome,
 };
 use crate::error::Code;
 
@@ -19,6 +20,9 @@ mod kind {
     pub const GOODBYE: u16 = 6;
     pub const DRAIN: u16 = 7;
     pub const KILL: u16 = 8;
+    pub const LIMIT: u16 = 9;
+    pub const NICE: u16 = 10;
+    pub const LIMITS: u16 = 11;
     pub const WELCOME: u16 = 129;
     pub const QUEUE_GRANT: u16 = 130;
     pub const STAGING_GRANT: u16 = 131;
@@ -28,6 +32,7 @@ mod kind {
     pub const ENGINE_LOST: u16 = 135;
     pub const EPOCH: u16 = 136;
     pub const DRAINING: u16 = 137;
+    pub const CHANGED: u16 = 138;
 }
 
 const FLAG_FUSE_OFF: u8 = 1;
@@ -66,6 +71,24 @@ impl Message<Request> {
                 out.u64(*session);
                 kind::KILL
             }
+            Request::Limit { target, changes } => {
+                target.write(&mut out);
+                changes.write(&mut out);
+                kind::LIMIT
+            }
+            Request::Nice {
+                target,
+                class,
+                weight,
+            } => {
+                target.write(&mut out);
+                let present = [(class.is_some(), SET_CLASS), (weight.is_some(), SET_WEIGHT)];
+                out.u8(flags_of(&present));
+                out.u8(class.unwrap_or_default() as u8);
+                out.u32(weight.unwrap_or(0));
+                kind::NICE
+            }
+            Request::Limits => kind::LIMITS,
         };
         out.finish(kind, self.sequence)
     }
@@ -93,6 +116,22 @@ impl Message<Request> {
             kind::KILL => Request::Kill {
                 session: body.u64(),
             },
+            kind::LIMIT => Request::Limit {
+                target: Target::read(&mut body)?,
+                changes: Changes::read(&mut body),
+            },
+            kind::NICE => {
+                let target = Target::read(&mut body)?;
+                let present = body.u8();
+                let class = body.class()?;
+                let weight = body.weight()?;
+                Request::Nice {
+                    target,
+                    class: (present & SET_CLASS != 0).then_some(class),
+                    weight: (present & SET_WEIGHT != 0).then_some(weight),
+                }
+            }
+            kind::LIMITS => Request::Limits,
             other => return Err(Malformed::Kind(other)),
         };
         Ok(Message { sequence, body })
@@ -139,6 +178,11 @@ impl Message<Reply> {
                 kind::EPOCH
             }
             Reply::Draining => kind::DRAINING,
+            Reply::Changed { sessions, text } => {
+                out.u32(*sessions);
+                out.text(text, TEXT_BYTES);
+                kind::CHANGED
+            }
         };
         out.finish(kind, self.sequence)
     }
@@ -180,6 +224,10 @@ impl Message<Reply> {
             }
             kind::EPOCH => Reply::Epoch(QueueGrant::read(&mut body)),
             kind::DRAINING => Reply::Draining,
+            kind::CHANGED => Reply::Changed {
+                sessions: body.u32(),
+                text: body.text("text", TEXT_BYTES)?,
+            },
             other => return Err(Malformed::Kind(other)),
         };
         Ok(Message { sequence, body })
@@ -264,6 +312,78 @@ impl Set {
     }
 }
 
+impl Target {
+    fn write(&self, out: &mut Writer) {
+        let (kind, number, name) = match self {
+            Target::Own => (0, 0, ""),
+            Target::Session(id) => (1, *id, ""),
+            Target::Uid(uid) => (2, u64::from(*uid), ""),
+            Target::Tenant(name) => (3, 0, name.as_str()),
+        };
+        out.u8(kind);
+        out.u64(number);
+        out.text(name, TENANT_BYTES);
+    }
+
+    fn read(body: &mut Reader<'_>) -> Result<Target, Malformed> {
+        let (kind, number) = (body.u8(), body.u64());
+        let name = body.text("tenant", TENANT_BYTES)?;
+        match kind {
+            0 => Ok(Target::Own),
+            1 => Ok(Target::Session(number)),
+            2 => u32::try_from(number)
+                .map(Target::Uid)
+                .map_err(|_| Malformed::Field {
+                    field: "uid",
+                    value: number,
+                }),
+            3 => Ok(Target::Tenant(name)),
+            other => Err(Malformed::Field {
+                field: "target",
+                value: u64::from(other),
+            }),
+        }
+    }
+}
+
+impl Changes {
+    fn write(&self, out: &mut Writer) {
+        let which = |wanted: fn(&Change) -> bool| {
+            let chosen = Resource::ALL.map(|r| (wanted(&self.get(r)), 1 << r as u8));
+            flags_of(&chosen)
+        };
+        out.u8(which(|change| matches!(change, Change::To(_))));
+        out.u8(which(|change| *change == Change::Default));
+        for resource in Resource::ALL {
+            out.u64(match self.get(resource) {
+                Change::To(limit) => limit,
+                Change::Keep | Change::Default => 0,
+            });
+        }
+    }
+
+    fn read(body: &mut Reader<'_>) -> Changes {
+        let (set, default) = (body.u8(), body.u8());
+        let mut changes = Changes::default();
+        for resource in Resource::ALL {
+            let (limit, bit) = (body.u64(), 1 << resource as u8);
+            if set & bit != 0 {
+                changes.set(resource, Change::To(limit));
+            } else if default & bit != 0 {
+                changes.set(resource, Change::Default);
+            }
+        }
+        changes
+    }
+}
+
+/// Flags in one byte.
+fn flags_of(all: &[(bool, u8)]) -> u8 {
+    all.iter()
+        .filter(|(set, _)| *set)
+        .fold(0, |flags, (_, flag)| flags | flag)
+}
+
 impl QueueGrant {
     fn write(&self, out: &mut Writer) {
         out.u32(self.queue);
@@ -325,7 +445,7 @@ impl Welcome {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::control::{Class, HEADER_BYTES, WEIGHT_DEFAULT};
+    use crate::control::{Class, HEADER_BYTES, WEIGHT_DEFAULT, WEIGHT_MAX};
 
     fn requests() -> Vec<Request> {
         vec![
@@ -350,6 +470,33 @@ mod tests {
             Request::Goodbye,
             Request::Drain,
             Request::Kill { session: 7 },
+            Request::Limit {
+                target: Target::Tenant("t".repeat(TENANT_BYTES)),
+                changes: Resource::ALL
+                    .into_iter()
+                    .fold(Changes::default(), |all, r| {
+                        all.with(r, u64::MAX - r as u64)
+                    }),
+            },
+            Request::Limit {
+                target: Target::Own,
+                changes: {
+                    let mut changes = Changes::default().with(Resource::Requests, 9);
+                    changes.set(Resource::DeviceTime, Change::Default);
+                    changes
+                },
+            },
+            Request::Nice {
+                target: Target::Uid(u32::MAX),
+                class: None,
+                weight: Some(WEIGHT_MAX),
+            },
+            Request::Nice {
+                target: Target::Session(1),
+                class: Some(Class::Realtime),
+                weight: None,
+            },
+            Request::Limits,
         ]
     }
 
@@ -392,6 +539,10 @@ mod tests {
             }),
             Reply::Epoch(queue),
             Reply::Draining,
+            Reply::Changed {
+                sessions: 3,
+                text: "done".into(),
+            },
         ]
     }
 

@@ -18,6 +18,8 @@ const TESTS: &[(&str, &[(&str, &str)])] = &[
         ],
     ),
     ("tenants", &[]),
+    ("limits", &[("LIMIT_SEEDS", "20")]),
+    ("billing", &[]),
     ("hostile", &[]),
 ];
 

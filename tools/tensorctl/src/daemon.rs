@@ -5,13 +5,16 @@
 
 use std::fs::File;
 use std::io::{self, Read, Seek};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
+use serde_json::Value;
 use tensord_shm::address;
 use tensord_shm::control::{RESEND_AFTER, Reply, Request};
 use tensord_shm::control_socket::ControlSocket;
+use tensord_shm::error::Code;
 
 use crate::stat::Stat;
 
@@ -90,11 +93,55 @@ impl Connection {
         bail!("no socket to try");
     }
 
-    /// Asks what runs. A request without an answer is sent again, as the protocol wants it.
+    /// Asks what runs.
     pub fn stat(&mut self) -> anyhow::Result<Stat> {
+        Stat::parse(&self.report(&Request::Stat)?)
+    }
+
+    /// Asks for limits and what of them is used.
+    pub fn limits(&mut self) -> anyhow::Result<Value> {
+        let text = self.report(&Request::Limits)?;
+        serde_json::from_str(&text).context("the daemon's answer is not JSON")
+    }
+
+    fn report(&mut self, request: &Request) -> anyhow::Result<String> {
+        match self.ask(request)? {
+            (Reply::Stat { bytes }, mut fds) => {
+                let memory = fds
+                    .pop()
+                    .context("the daemon answered without its counters")?;
+                read(File::from(memory), bytes)
+            }
+            (other, _) => bail!("the daemon answered {request:?} with {other:?}"),
+        }
+    }
+
+    /// Has limits, class or weight changed. Gives how many sessions that concerns, and what was done.
+    pub fn change(&mut self, request: &Request) -> anyhow::Result<(u32, String)> {
+        match self.ask(request)? {
+            (Reply::Changed { sessions, text }, _) => Ok((sessions, text)),
+            (other, _) => bail!("the daemon answered {request:?} with {other:?}"),
+        }
+    }
+
+    /// Has something done.
+    pub fn order(&mut self, request: &Request) -> anyhow::Result<()> {
+        match self.ask(request)? {
+            (Reply::Done, _) => Ok(()),
+            (other, _) => bail!("the daemon answered {request:?} with {other:?}"),
+        }
+    }
+
+    /// Returns when the daemon has hung up.
+    pub fn wait_for_end(&mut self) {
+        while self.socket.receive(Some(RESEND_AFTER)).is_ok() {}
+    }
+
+    /// Asks something. A request without an answer is sent again, as the protocol wants it.
+    fn ask(&mut self, request: &Request) -> anyhow::Result<(Reply, Vec<OwnedFd>)> {
         self.sequence += 1;
         let until = Instant::now() + ANSWER_WITHIN;
-        self.socket.send(self.sequence, &Request::Stat)?;
+        self.socket.send(self.sequence, request)?;
         loop {
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() {
@@ -104,19 +151,21 @@ impl Connection {
                     ANSWER_WITHIN.as_secs()
                 );
             }
-            let Some((message, mut fds)) = self.socket.receive(Some(left.min(RESEND_AFTER)))?
-            else {
-                self.socket.send(self.sequence, &Request::Stat)?;
+            let Some((message, fds)) = self.socket.receive(Some(left.min(RESEND_AFTER)))? else {
+                self.socket.send(self.sequence, request)?;
                 continue;
             };
             match message.body {
-                Reply::Error(error) => return Err(error.into()),
-                Reply::Stat { bytes } if message.sequence == self.sequence => {
-                    let memory = fds
-                        .pop()
-                        .context("the daemon answered without its counters")?;
-                    return Stat::parse(&read(File::from(memory), bytes)?);
+                Reply::Error(error) if error.code == Code::NotAdministrator => {
+                    let admin = address::admin_beside(&self.path);
+                    return Err(error).context(format!(
+                        "{} is a tenants' socket; try --socket {}",
+                        self.path.display(),
+                        admin.display()
+                    ));
                 }
+                Reply::Error(error) => return Err(error.into()),
+                reply if message.sequence == self.sequence => return Ok((reply, fds)),
                 _ => {}
             }
         }

@@ -46,6 +46,14 @@ enum Command {
     Ps,
     /// Every counter.
     Stat(commands::stat::Options),
+    /// Changes class and weight of a session, a uid or a tenant while it runs.
+    Nice(commands::nice::Options),
+    /// Shows the limits of sessions, uids and tenants, or changes them.
+    Limit(commands::limit::Options),
+    /// Ends sessions.
+    Kill(commands::kill::Options),
+    /// Has the daemon take nothing new, finish what it has accepted, and end.
+    Drain(commands::drain::Options),
     /// Checks this machine and says what to do.
     Doctor,
     /// What this daemon does in a second, measured by one client.
@@ -59,6 +67,10 @@ fn main() -> ExitCode {
         Command::Status => commands::status::run(socket, arguments.json),
         Command::Ps => commands::ps::run(socket, arguments.json),
         Command::Stat(options) => commands::stat::run(socket, arguments.json, options),
+        Command::Nice(options) => commands::nice::run(socket, arguments.json, options),
+        Command::Limit(options) => commands::limit::run(socket, arguments.json, options),
+        Command::Kill(options) => commands::kill::run(socket, arguments.json, options),
+        Command::Drain(options) => commands::drain::run(socket, arguments.json, options),
         Command::Doctor => commands::doctor::run(socket, arguments.json),
         Command::Bench(options) => commands::bench::run(socket, arguments.json, options),
     };

@@ -110,6 +110,11 @@ impl Stat {
         self.0["sessions"].as_array().map_or(&[], Vec::as_slice)
     }
 
+    /// Device time of uids in tenants, over all sessions and restarts.
+    pub fn accounts(&self) -> &[Value] {
+        self.0["accounts"].as_array().map_or(&[], Vec::as_slice)
+    }
+
     /// A counter summed over the engines; `None` where one of them did not tell it.
     pub fn total(&self, counter: &str) -> Option<u64> {
         self.engines()

@@ -61,6 +61,14 @@ impl Daemon {
         self.folder.join("tensord.sock")
     }
 
+    fn admin(&self) -> PathBuf {
+        self.folder.join("tensord-admin.sock")
+    }
+
+    fn log(&self) -> String {
+        std::fs::read_to_string(self.folder.join("log")).unwrap()
+    }
+
     fn session(&self, name: &str) -> Session {
         Session::connect(Options {
             socket: Some(self.socket()),
@@ -219,6 +227,240 @@ fn every_nanosecond_of_the_engine_is_at_one_stage_and_none_is_taken_back() {
         shown.contains("TIME IN") && after.keys().all(|stage| shown.contains(stage.as_str())),
         "{shown}"
     );
+}
+
+/// What a session looks like, by its name.
+fn seen(daemon: &Daemon, name: &str) -> Option<Value> {
+    let ps = json(&tensorctl(&daemon.admin(), &["ps", "--json"]));
+    let sessions = ps["sessions"].as_array().unwrap();
+    sessions.iter().find(|row| row["name"] == name).cloned()
+}
+
+fn fails(output: &Output, status: i32, wanted: &str) {
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(status), "{said}");
+    assert!(said.contains(wanted), "{said}");
+}
+
+#[test]
+fn nice_changes_a_session_and_its_tenant_and_is_logged() {
+    let daemon = Daemon::start("nice");
+    let session = daemon.session("nice-one");
+    let id = session.info().welcome.session.to_string();
+    let uid = nix::unistd::getuid();
+    let tenant = format!("tenant:uid:{uid}");
+    let admin = daemon.admin();
+    let nice = |arguments: &[&str]| tensorctl(&admin, &[&["nice"], arguments].concat());
+    let said = text(&nice(&[&id, "--class", "realtime", "--weight", "5000"]));
+    assert_eq!(said, format!("session {id}: class realtime, weight 5000\n"));
+    let row = seen(&daemon, "nice-one").unwrap();
+    assert_eq!(
+        (&row["class"], &row["weight"], &row["tenant_weight"]),
+        (&"realtime".into(), &5000.into(), &100.into())
+    );
+    let done = json(&nice(&[
+        &tenant, "--class", "idle", "--weight", "300", "--json",
+    ]));
+    assert_eq!(done["sessions"], 1, "{done:#}");
+    let row = seen(&daemon, "nice-one").unwrap();
+    assert_eq!(
+        (&row["class"], &row["weight"], &row["tenant_weight"]),
+        (&"idle".into(), &5000.into(), &300.into()),
+        "a ceiling goes before what was set of one session"
+    );
+    // Where the uid is the tenant, its weight is the tenant's.
+    let said = text(&nice(&[&format!("uid:{uid}"), "--weight", "77"]));
+    assert!(said.contains("weight 77 among tenants"), "{said}");
+    assert_eq!(seen(&daemon, "nice-one").unwrap()["tenant_weight"], 77);
+    // A newcomer stands under the same ceiling.
+    let _late = daemon.session("nice-late");
+    assert_eq!(seen(&daemon, "nice-late").unwrap()["class"], "idle");
+    let said = text(&nice(&["tenant:name:nobody", "--weight", "9"]));
+    assert!(said.contains("no session of it runs now"), "{said}");
+
+    fails(
+        &nice(&["99999", "--weight", "9"]),
+        1,
+        "there is no session 99999",
+    );
+    fails(&nice(&[&id]), 1, "say --class, --weight or both");
+    fails(
+        &nice(&["somebody", "--weight", "9"]),
+        2,
+        "neither a session's number",
+    );
+    fails(&nice(&[&id, "--weight", "0"]), 2, "1..=10000");
+    let elsewhere = tensorctl(&daemon.socket(), &["nice", &id, "--weight", "9"]);
+    fails(&elsewhere, 1, "tensord-admin.sock");
+    let log = daemon.log();
+    let line = log
+        .lines()
+        .find(|line| line.contains("class realtime"))
+        .unwrap();
+    let plain: String = line.chars().filter(|c| !c.is_control()).collect();
+    assert!(
+        plain.contains("INFO") && plain.contains("uid") && plain.contains("pid"),
+        "{line}"
+    );
+    assert!(
+        !log.contains("session 99999"),
+        "what was refused was not done"
+    );
+}
+
+#[test]
+fn limits_are_shown_changed_and_felt() {
+    let daemon = Daemon::start("limit");
+    let session = daemon.session("limit-one");
+    let id = session.info().welcome.session.to_string();
+    let held = session.tensor(&[1u8; 1 << 16], &[1 << 16]).unwrap();
+    held.wait().unwrap();
+    let admin = daemon.admin();
+    let limit = |arguments: &[&str]| tensorctl(&admin, &[&["limit"], arguments].concat());
+    let said = text(&limit(&[
+        &id,
+        "device-memory=128K",
+        "handles=100",
+        "device-time=50%",
+    ]));
+    assert_eq!(
+        said,
+        format!("session {id}: handles 100, device-memory 131072, device-time 500\n")
+    );
+    let shown = text(&limit(&[]));
+    for wanted in [
+        "LIMITS OF",
+        "tenant",
+        "uid",
+        "64.0 KiB of 128.0 KiB",
+        "1 of 100",
+        "50%",
+    ] {
+        assert!(shown.contains(wanted), "{wanted}: {shown}");
+    }
+    let shown = json(&limit(&[&id, "--json"]));
+    let rows = shown["limits"].as_array().unwrap();
+    assert_eq!(rows.len(), 1, "{shown:#}");
+    let memory = &rows[0]["limits"]["device-memory"];
+    assert_eq!(
+        (&memory["limit"], &memory["used"]),
+        (&131_072.into(), &65_536.into())
+    );
+    let more = session.tensor(&[1u8; 1 << 17], &[1 << 17]).unwrap();
+    let error = more.wait().unwrap_err();
+    assert!(
+        error
+            .message()
+            .contains("the session's limit of 131072 bytes of device memory"),
+        "{error}"
+    );
+    text(&limit(&[&id, "device-memory=default"]));
+    let more = session.tensor(&[1u8; 1 << 17], &[1 << 17]).unwrap();
+    more.wait().unwrap();
+
+    fails(
+        &limit(&[&id, "handles=1"]),
+        1,
+        "handles is 1; the range is 16 to",
+    );
+    fails(
+        &limit(&[&id, "sessions=1"]),
+        1,
+        "a session has no limit of sessions",
+    );
+    fails(
+        &limit(&["tenant:web", "handles=99"]),
+        1,
+        "tenants are named uid:N",
+    );
+    fails(&limit(&[&id, "memory=1G"]), 2, "device-memory");
+    fails(&limit(&["424242"]), 1, "no session of session 424242");
+    let elsewhere = tensorctl(&daemon.socket(), &["limit", "uid:1", "handles=99"]);
+    fails(&elsewhere, 1, "tensord-admin.sock");
+    assert!(
+        daemon
+            .log()
+            .contains(&format!("limits were changed: session {id}"))
+    );
+}
+
+#[test]
+fn kill_ends_those_who_are_named_and_nobody_else() {
+    let daemon = Daemon::start("kill");
+    let sessions = ["train-1", "train-2", "serve-1", "serve-2"].map(|name| daemon.session(name));
+    let id = |at: usize| sessions[at].info().welcome.session.to_string();
+    let admin = daemon.admin();
+    let kill = |arguments: &[&str]| tensorctl(&admin, &[&["kill"], arguments].concat());
+    let said = text(&kill(&["--name", "train-*"]));
+    assert_eq!(said.lines().count(), 2, "{said}");
+    assert!(
+        said.starts_with(&format!("ended session {}: train-1 (process ", id(0))),
+        "{said}"
+    );
+    assert!(seen(&daemon, "train-1").is_none() && seen(&daemon, "serve-1").is_some());
+    let error = sessions[0]
+        .synchronize()
+        .and_then(|()| sessions[0].tensor(&[1.0f32], &[1])?.item::<f32>().map(drop));
+    let error = error.unwrap_err();
+    assert!(
+        error
+            .message()
+            .contains("an administrator ended this session"),
+        "{error}"
+    );
+    fails(&kill(&["--name", "train-*"]), 1, "no session matches");
+    let done = kill(&[&id(2), "4711", "--json"]);
+    assert_eq!(done.status.code(), Some(1));
+    let done = json(&done);
+    assert_eq!(
+        (
+            done["killed"].as_array().map(Vec::len),
+            &done["failed"][0]["id"]
+        ),
+        (Some(1), &4711.into()),
+        "{done:#}"
+    );
+    fails(&kill(&[]), 1, "whom?");
+    fails(
+        &tensorctl(&daemon.socket(), &["kill", &id(3)]),
+        1,
+        "tensord-admin.sock",
+    );
+    let uid = nix::unistd::getuid().to_string();
+    text(&kill(&["--uid", &uid]));
+    assert!(seen(&daemon, "serve-2").is_none());
+    let log = daemon.log();
+    let line = log
+        .lines()
+        .find(|line| line.contains("a session was ended"))
+        .unwrap();
+    assert!(line.contains("train-1") && line.contains("uid"), "{line}");
+}
+
+#[test]
+fn drain_waits_for_the_end_and_says_so() {
+    let mut daemon = Daemon::start("drain");
+    let session = daemon.session("drain-one");
+    let y = session.tensor(&[1.0f32], &[1]).unwrap();
+    let y = y.scalar(Elementwise::Add, 1.0).unwrap();
+    fails(
+        &tensorctl(&daemon.socket(), &["drain"]),
+        1,
+        "tensord-admin.sock",
+    );
+    assert_eq!(y.item::<f32>().unwrap(), 2.0);
+    let done = json(&tensorctl(&daemon.admin(), &["drain", "--wait", "--json"]));
+    assert_eq!(
+        (&done["draining"], &done["ended"]),
+        (&true.into(), &true.into())
+    );
+    assert!(daemon.process.wait().unwrap().success());
+    let log = daemon.log();
+    let line = log
+        .lines()
+        .find(|line| line.contains("asked to drain"))
+        .unwrap();
+    assert!(line.contains("uid"), "{line}");
 }
 
 #[test]

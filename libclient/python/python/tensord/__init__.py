@@ -6,7 +6,7 @@ opens itself at first use and starts a private daemon where none runs.
 
 Beyond the standard: ``contract``, ``window``, ``pad``, ``constant``, ``asnumpy``, ``fma``, ``sigmoid``, ``erf``,
 ``rsqrt``, ``exp2``, ``gather``, ``scatter``, ``random``, dtypes ``float16`` and ``bfloat16``, and the sessions:
-``connect``, ``stat``, ``synchronize``.
+``connect``, ``stat``, ``limit``, ``limits``, ``synchronize``.
 """
 
 import json as _json
@@ -215,6 +215,20 @@ def connect(socket=None, *, name=None, qos="normal", weight=100, fuse=True, batc
 def stat():
     """What runs in the daemon: engines with their counters, and the sessions that this one may see."""
     return _json.loads(_core.stat_json())
+
+
+def limit(**limits):
+    """Lowers limits of this session, so that a mistake of its own stays small.
+
+    `device_memory` and `staging` are bytes, `handles` and `requests` (in flight) numbers, `device_time` milliseconds of each
+    second. None takes back what was lowered here; what an administrator set holds all the same.
+    """
+    _core.limit([(name.replace("_", "-"), value) for name, value in limits.items()])
+
+
+def limits():
+    """The limits of this session, its uid and its tenant, and what of them is used."""
+    return _json.loads(_core.limits_json())["limits"]
 
 
 def _missing(name):

@@ -2,6 +2,10 @@
 
 pub mod bench;
 pub mod doctor;
+pub mod drain;
+pub mod kill;
+pub mod limit;
+pub mod nice;
 pub mod ps;
 pub mod stat;
 pub mod status;

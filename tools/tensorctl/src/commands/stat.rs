@@ -25,6 +25,9 @@ pub struct Options {
     /// Show rates every so many seconds.
     #[arg(long, value_name = "SECONDS", value_parser = seconds)]
     interval: Option<Duration>,
+    /// Show device time of each uid in each tenant, over all sessions and restarts.
+    #[arg(long, conflicts_with = "interval")]
+    accounts: bool,
     /// With --interval: end after so many lines.
     #[arg(long, value_name = "N", requires = "interval")]
     count: Option<u64>,
@@ -45,6 +48,8 @@ pub fn run(socket: Option<&Path>, as_json: bool, options: &Options) -> anyhow::R
         let stat = connection.stat()?;
         if as_json {
             writeln!(out, "{:#}", stat.0)?;
+        } else if options.accounts {
+            print_accounts(&mut out, &stat)?;
         } else {
             print_counters(&mut out, &stat)?;
         }
@@ -115,6 +120,35 @@ fn print_counters(out: &mut impl Write, stat: &Stat) -> anyhow::Result<()> {
         "{sessions} session{} (tensorctl ps)",
         if sessions == 1 { "" } else { "s" }
     )?;
+    Ok(())
+}
+
+/// Device time that can be billed, most of it first.
+fn print_accounts(out: &mut impl Write, stat: &Stat) -> anyhow::Result<()> {
+    let head = [
+        ("TENANT", Align::Left),
+        ("UID", Align::Right),
+        ("SESSIONS", Align::Right),
+        ("DEVICE ms", Align::Right),
+    ];
+    let mut accounts = stat.accounts().to_vec();
+    accounts.sort_by_key(|account| std::cmp::Reverse(account["device_us"].as_u64()));
+    let rows: Vec<Vec<String>> = accounts
+        .iter()
+        .map(|account| {
+            let time = account["device_us"].as_u64();
+            vec![
+                word(&account["tenant"]),
+                word(&account["uid"]),
+                word(&account["sessions"]),
+                units::or_dash(time, units::milliseconds),
+            ]
+        })
+        .collect();
+    table::print(out, &head, &rows)?;
+    if let Some(us) = stat.0["others"]["accounts_device_us"].as_u64() {
+        writeln!(out, "and {} ms of other tenants", units::milliseconds(us))?;
+    }
     Ok(())
 }
 
