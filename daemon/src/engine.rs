@@ -37,10 +37,12 @@ use crate::stages::{Stage, Stages};
 use crate::stats::Counters;
 
 mod accept;
+mod books;
 mod core;
 mod ingest;
 mod plan;
 
+pub use self::books::{Books, SessionBooks};
 pub use self::core::make;
 
 /// Launches that hold the device at once: behind them ready work gathers into batches.
@@ -67,6 +69,9 @@ pub struct Settings {
     pub policy: PolicyName,
     /// Device memory that the sessions of a tenant may hold together.
     pub tenant_device_bytes: u64,
+    /// Is this engine simulated? Then everything happens on its own thread and by its own clock, constants are hashed where they
+    /// come, and a device that fails ends the engine ([`Engine::is_lost`]) and not the process.
+    pub simulated: bool,
 }
 
 /// A tenant with sessions.
@@ -99,6 +104,7 @@ pub struct Engine {
     branches: Branches,
     slate: Option<Slate>,
     held_until_ns: Option<u64>,
+    lost: bool,
 }
 
 impl Engine {
@@ -112,7 +118,7 @@ impl Engine {
         Engine {
             clock,
             settings,
-            device: Device::new(backend),
+            device: Device::new(backend, settings.simulated),
             plans: PlanCache::default(),
             scheduler,
             sessions: Vec::new(),
@@ -129,11 +135,15 @@ impl Engine {
             branches: Branches::default(),
             slate: None,
             held_until_ns: None,
+            lost: false,
         }
     }
 
     /// One turn. Each stage does a bounded amount of work.
     pub fn turn(&mut self) -> Progress {
+        if self.lost {
+            return Progress::Idle;
+        }
         let now_ns = self.clock.ns_of(self.stages.begin(&*self.clock));
         let mut busy = self.complete();
         if self.device.constants.collect() {
@@ -376,7 +386,11 @@ impl Engine {
     }
 
     /// The device is lost, and with it everything on it: the process ends and the next epoch begins.
-    pub(crate) fn device_failed(&self, fault: &DeviceFault) {
+    pub(crate) fn device_failed(&mut self, fault: &DeviceFault) {
+        if self.settings.simulated {
+            self.lost = true;
+            return;
+        }
         tracing::error!(%fault, "the device failed; the engine ends");
         std::process::exit(70);
     }
@@ -412,7 +426,13 @@ impl Engine {
         if !self.device.in_flight.is_empty() || self.device.constants.is_busy() {
             return Some(Duration::ZERO);
         }
+        let next_ns = self.next_timer_ns()?;
         let now_ns = self.clock.now_ns();
+        Some(Duration::from_nanos(next_ns.saturating_sub(now_ns)))
+    }
+
+    /// When something is due without any news, launches apart.
+    pub fn next_timer_ns(&self) -> Option<u64> {
         let queues = self
             .active
             .iter()
@@ -424,7 +444,6 @@ impl Engine {
             let waiting = queue.waiting.map(|wait| wait.until_ns);
             quiet.into_iter().chain(waiting).min()
         });
-        let next = quiet.chain(self.held_until_ns).min()?;
-        Some(Duration::from_nanos(next.saturating_sub(now_ns)))
+        quiet.chain(self.held_until_ns).min()
     }
 }

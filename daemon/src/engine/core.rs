@@ -52,6 +52,7 @@ pub fn make(start: &EngineStart) -> Result<Box<dyn EngineCore>, String> {
         slice_ns: u64::from(settings.slice_us) * 1000,
         policy: settings.policy,
         tenant_device_bytes: start.config.limits.tenant_device_bytes,
+        simulated: false,
     };
     Ok(Box::new(Engine::new(
         Box::new(backend),
