@@ -8,6 +8,7 @@
 pub mod checks;
 pub mod client;
 pub mod random;
+pub mod scenario;
 pub mod seed;
 pub mod story;
 pub mod wire;

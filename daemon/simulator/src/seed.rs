@@ -1,5 +1,6 @@
 //! A run for each number: who comes, what they ask for and when.
 
+use tensord_daemon::schedule::PolicyName;
 use tensord_shm::control::Class;
 use tensord_sim::Model;
 
@@ -47,6 +48,8 @@ pub fn setup(seed: u64, options: &Options) -> Setup {
         quiet_ns: random.pick(&[5_000, 20_000, 100_000]),
         hold_ns: random.pick(&[0, 100_000, 500_000]),
         measured_merging: random.chance(70),
+        slice_ns: random.pick(&[5_000, 50_000, 500_000]),
+        policy: random.pick(&[PolicyName::Fair, PolicyName::Fair, PolicyName::Fifo]),
         horizon_ns: random.within(200_000, 4_000_000),
         clients,
         lag_bound_ns: None,
@@ -103,6 +106,7 @@ fn client(random: &mut Random, tenants: u64, kinds: &[Vec<JobKind>]) -> ClientSp
     let jobs = kinds[random.below(kinds.len() as u64) as usize].clone();
     ClientSpec {
         tenant: random.below(tenants) as u32,
+        tenant_weight: 100,
         class: random.pick(&[Class::Realtime, Class::Normal, Class::Normal, Class::Idle]),
         weight: random.pick(&[1, 50, 100, 100, 100, 300, 10_000]),
         fuse: random.chance(90),

@@ -9,11 +9,12 @@ use std::fmt;
 use tensord_daemon::clock::Clock;
 use tensord_daemon::engine::{Engine, Settings};
 use tensord_daemon::engine_process::{EngineCore, Progress, SessionId};
+use tensord_daemon::schedule::PolicyName;
 use tensord_plan::Backend;
 use tensord_sim::{Model, SimBackend, SimDevice, Time, VirtualTime};
 
 use crate::checks::charges::Charges;
-use crate::checks::lag::{Lag, Shares};
+use crate::checks::lag::{Lag, Share, Shares};
 use crate::checks::{Check, Violation, outcomes};
 use crate::client::spec::ClientSpec;
 use crate::client::{Client, Finished};
@@ -66,6 +67,10 @@ pub struct Setup {
     pub hold_ns: u64,
     /// See [`Settings::measured_merging`].
     pub measured_merging: bool,
+    /// See [`Settings::slice_ns`].
+    pub slice_ns: u64,
+    /// See [`Settings::policy`].
+    pub policy: PolicyName,
     /// When clients stop asking.
     pub horizon_ns: u64,
     /// The clients.
@@ -84,6 +89,8 @@ impl Default for Setup {
             quiet_ns: 20_000,
             hold_ns: 500_000,
             measured_merging: true,
+            slice_ns: 500_000,
+            policy: PolicyName::default(),
             horizon_ns: 10_000_000,
             clients: Vec::new(),
             lag_bound_ns: None,
@@ -195,6 +202,8 @@ impl World {
             quiet_ns: setup.quiet_ns,
             hold_ns: setup.hold_ns,
             measured_merging: setup.measured_merging,
+            slice_ns: setup.slice_ns,
+            policy: setup.policy,
             tenant_device_bytes: 1 << 40,
             simulated: true,
         };
@@ -268,8 +277,12 @@ impl World {
             let spec = self.setup.clients[number].clone();
             let random = self.random.fork();
             let session = number as u64 + 1;
-            self.shares
-                .insert(SessionId(session), (spec.class, spec.weight));
+            let share = Share {
+                class: spec.class,
+                weight: spec.weight,
+                tenant_weight: spec.tenant_weight,
+            };
+            self.shares.insert(SessionId(session), share);
             let client = Client::connect(&mut self.engine, session, spec, random)?;
             self.clients[number] = Some(client);
             self.story.add(self.time.now_ns(), Event::Came { session });

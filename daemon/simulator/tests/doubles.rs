@@ -6,8 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tensord_plan::{
-    Backend, BackendInfo, BackendStats, BufferId, Completed, DeviceFault, Launch, LaunchId,
-    SealedMemory,
+    Backend, BackendInfo, BackendStats, BufferId, DeviceFault, Launch, LaunchId, Ran, SealedMemory,
 };
 use tensord_shm::dtype::Scalar;
 use tensord_sim::SimBackend;
@@ -137,15 +136,23 @@ impl Backend for Double {
         self.inner.read(buffer, at, len, take)
     }
 
-    fn launch(&mut self, mut launch: Launch) -> Result<(), DeviceFault> {
+    fn resume(&mut self, id: LaunchId, slice_ns: u64) {
+        self.inner.resume(id, slice_ns);
+    }
+
+    fn abandon(&mut self, id: LaunchId) {
+        self.inner.abandon(id);
+    }
+
+    fn launch(&mut self, mut launch: Launch, slice_ns: u64) -> Result<(), DeviceFault> {
         self.swap(&mut launch);
         if self.wrong == Wrong::TellsEarly {
             self.early.push(launch.id);
         }
-        self.inner.launch(launch)
+        self.inner.launch(launch, slice_ns)
     }
 
-    fn poll(&mut self, done: &mut Vec<Completed>) {
+    fn poll(&mut self, done: &mut Vec<Ran>) {
         self.inner.poll(done);
         match self.wrong {
             Wrong::LosesCompletion => {
@@ -157,9 +164,10 @@ impl Backend for Double {
                 .for_each(|completed| completed.busy_ns += 10),
             Wrong::TellsEarly => {
                 done.clear();
-                done.extend(self.early.drain(..).map(|id| Completed {
+                done.extend(self.early.drain(..).map(|id| Ran {
                     id,
                     busy_ns: 0,
+                    over: true,
                     fault: None,
                 }));
             }
@@ -171,7 +179,7 @@ impl Backend for Double {
         self.inner.doze(longest);
     }
 
-    fn wait(&mut self, done: &mut Vec<Completed>) {
+    fn wait(&mut self, done: &mut Vec<Ran>) {
         self.inner.wait(done);
     }
 }

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tensord_plan::{
-    Backend, BackendInfo, BackendStats, BufferId, Completed, DeviceFault, Launch, SealedMemory,
+    Backend, BackendInfo, BackendStats, BufferId, DeviceFault, Launch, LaunchId, Ran, SealedMemory,
 };
 
 use crate::device::{Device, Launched};
@@ -188,19 +188,25 @@ impl Backend for SimBackend {
             .map_err(|breach| invalid(&mut device, breach))
     }
 
-    fn launch(&mut self, launch: Launch) -> Result<(), DeviceFault> {
+    fn launch(&mut self, launch: Launch, slice_ns: u64) -> Result<(), DeviceFault> {
         let (mut device, now_ns) = self.now();
-        device.launch(launch, u64::MAX, now_ns);
+        device.launch(launch, slice_ns, now_ns);
         Ok(())
     }
 
-    fn poll(&mut self, done: &mut Vec<Completed>) {
+    fn resume(&mut self, id: LaunchId, slice_ns: u64) {
+        let (mut device, now_ns) = self.now();
+        device.resume(id, slice_ns, now_ns);
+    }
+
+    fn abandon(&mut self, id: LaunchId) {
+        let (mut device, now_ns) = self.now();
+        device.abandon(id, now_ns);
+    }
+
+    fn poll(&mut self, done: &mut Vec<Ran>) {
         let (mut device, _) = self.now();
-        done.extend(device.take_ran().map(|ran| Completed {
-            id: ran.id,
-            busy_ns: ran.busy_ns,
-            fault: ran.fault,
-        }));
+        done.extend(device.take_ran());
     }
 
     fn doze(&mut self, longest: Duration) {
@@ -208,7 +214,7 @@ impl Backend for SimBackend {
         self.wait_until_ran(latest_ns);
     }
 
-    fn wait(&mut self, done: &mut Vec<Completed>) {
+    fn wait(&mut self, done: &mut Vec<Ran>) {
         self.wait_until_ran(u64::MAX);
         self.poll(done);
     }

@@ -1,12 +1,12 @@
 //! The device's course: which launch runs when, and what it leaves behind.
 //!
-//! One launch runs at a time, in slices. A launch whose slice ended waits until it is resumed, and others run meanwhile, except those
-//! that share memory with it: these keep the order of their launches. What a launch writes is written at its end, so whoever reads too
-//! early reads what was there before.
+//! One launch runs at a time, in slices, in the order in which they were given their slices. A launch whose slice ended waits until it is
+//! resumed or abandoned, and others run meanwhile. What a launch writes is written at its end, so whoever reads too early reads what was there
+//! before.
 
 use std::collections::VecDeque;
 
-use tensord_plan::{BufferId, DeviceFault, Instance, Launch, LaunchId};
+use tensord_plan::{BufferId, DeviceFault, Instance, Launch, LaunchId, Ran};
 
 use crate::flow::Flows;
 use crate::label::Label;
@@ -15,19 +15,6 @@ use crate::model::Model;
 
 /// Breaches that are remembered.
 const BREACHES_MAX: usize = 16;
-
-/// What a slice of a launch did.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Ran {
-    /// Which launch.
-    pub id: LaunchId,
-    /// Device time of the slice in nanoseconds.
-    pub busy_ns: u64,
-    /// Is the launch over?
-    pub over: bool,
-    /// What went wrong.
-    pub fault: Option<DeviceFault>,
-}
 
 /// A launch that is over, for whoever watches the device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,15 +57,8 @@ impl Job {
         instances.flat_map(|instance| instance.outputs.iter().map(|operand| operand.buffer))
     }
 
-    fn must_follow(&self, earlier: &Job) -> bool {
-        self.writes().any(|mine| {
-            earlier
-                .writes()
-                .chain(earlier.reads())
-                .any(|other| other == mine)
-        }) || self
-            .reads()
-            .any(|mine| earlier.writes().any(|other| other == mine))
+    fn uses(&self) -> impl Iterator<Item = BufferId> + '_ {
+        self.reads().chain(self.writes())
     }
 }
 
@@ -125,30 +105,78 @@ impl Device {
     /// Takes a launch, which may run for so long before it waits.
     pub fn launch(&mut self, launch: Launch, slice_ns: u64, now_ns: u64) {
         self.run_until(now_ns);
-        self.jobs.push_back(Job {
+        let job = Job {
             handed_ns: now_ns,
             busy_ns: 0,
             slices: 0,
-            left_ns: self.model.busy_ns(&launch),
-            slice_ns,
+            left_ns: self.model.busy_ns(&launch).max(1),
+            slice_ns: slice_ns.max(1),
             given_ns: now_ns,
             launch,
-        });
+        };
+        self.check_apart(&job);
+        self.jobs.push_back(job);
         self.run_until(now_ns);
     }
 
-    /// Lets a launch whose slice ended run on.
+    /// Launches that are not over share nothing that one of them writes.
+    fn check_apart(&mut self, job: &Job) {
+        let shared = self.jobs.iter().find_map(|other| {
+            let theirs = job
+                .uses()
+                .find(|mine| other.writes().any(|written| written == *mine));
+            let ours = || {
+                job.writes()
+                    .find(|mine| other.reads().any(|read| read == *mine))
+            };
+            Some((other.launch.id, theirs.or_else(ours)?))
+        });
+        if let Some((launch, buffer)) = shared {
+            let call = "launch";
+            self.note(Err(Breach::InUse {
+                call,
+                buffer,
+                launch,
+            }));
+        }
+    }
+
+    /// Lets a launch whose slice ended run on, behind those that have a slice.
     pub fn resume(&mut self, id: LaunchId, slice_ns: u64, now_ns: u64) {
         self.run_until(now_ns);
-        let waiting = self
-            .jobs
-            .iter_mut()
-            .find(|job| job.launch.id == id && job.slice_ns == 0);
-        match waiting {
-            Some(job) => (job.slice_ns, job.given_ns) = (slice_ns, now_ns),
-            None => self.note(Err(Breach::Resumed { launch: id })),
+        match self.take_waiting(id) {
+            Some(mut job) => {
+                (job.slice_ns, job.given_ns) = (slice_ns.max(1), now_ns);
+                self.jobs.push_back(job);
+            }
+            None => self.check_unknown(id),
         }
         self.run_until(now_ns);
+    }
+
+    /// Ends a launch whose slice ended.
+    pub fn abandon(&mut self, id: LaunchId, now_ns: u64) {
+        self.run_until(now_ns);
+        if self.take_waiting(id).is_none() {
+            self.check_unknown(id);
+        }
+    }
+
+    fn check_unknown(&mut self, id: LaunchId) {
+        if self.jobs.iter().any(|job| job.launch.id == id) {
+            self.note(Err(Breach::NotWaiting { launch: id }));
+        }
+    }
+
+    fn take_waiting(&mut self, id: LaunchId) -> Option<Job> {
+        let is_waiting = |job: &Job| job.launch.id == id && job.slice_ns == 0;
+        let at = self.jobs.iter().position(is_waiting)?;
+        if let Some((running, ..)) = &mut self.running
+            && *running > at
+        {
+            *running -= 1;
+        }
+        self.jobs.remove(at)
     }
 
     /// Everything up to now happens.
@@ -170,13 +198,9 @@ impl Device {
         }
     }
 
-    /// The first launch that may run.
+    /// The launch that has had its slice for longest.
     fn next(&self) -> Option<usize> {
-        (0..self.jobs.len()).find(|&index| {
-            let job = &self.jobs[index];
-            let mut earlier = self.jobs.range(..index);
-            job.slice_ns > 0 && !earlier.any(|earlier| job.must_follow(earlier))
-        })
+        self.jobs.iter().position(|job| job.slice_ns > 0)
     }
 
     fn end_slice(&mut self, index: usize, begin_ns: u64, end_ns: u64) {

@@ -17,7 +17,7 @@ mod model;
 mod time;
 
 pub use backend::{SimBackend, SimDevice};
-pub use device::{Launched, Ran};
+pub use device::Launched;
 pub use label::Label;
 pub use memory::Breach;
 pub use model::{Model, ModelError};

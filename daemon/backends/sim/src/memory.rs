@@ -41,8 +41,8 @@ pub enum Breach {
     },
     #[error("buffer {buffer:?} was given back without being zeroed: it holds {content:x?}")]
     NotZeroed { buffer: BufferId, content: Label },
-    #[error("launch {launch:?} is resumed, and is not waiting for that")]
-    Resumed { launch: LaunchId },
+    #[error("launch {launch:?} is resumed or abandoned, and was not stopped")]
+    NotWaiting { launch: LaunchId },
 }
 
 /// What a buffer holds: what was written to its first bytes, and a label behind them.

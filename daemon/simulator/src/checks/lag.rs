@@ -1,7 +1,7 @@
 //! Sessions that could use the device all the time get their shares of it, up to a bound.
 //!
 //! While two sessions of one tenant and class both have work, what each was charged is compared with its weight; while two tenants
-//! both have work, what their sessions were charged together. The difference since both became hungry must stay below
+//! both have work of a class, what their sessions of that class were charged together. The difference since both became hungry must stay below
 //! the bound: this is the lag of fair queueing (Parekh and Gallager 1993; for EEVDF Stoica et al. 1996).
 
 use std::collections::BTreeMap;
@@ -12,8 +12,19 @@ use tensord_shm::control::Class;
 
 use super::{Check, Violation};
 
-/// Class and weight of each session.
-pub type Shares = BTreeMap<SessionId, (Class, u32)>;
+/// What a session is entitled to.
+#[derive(Clone, Copy, Debug)]
+pub struct Share {
+    /// Its class.
+    pub class: Class,
+    /// Its weight among its tenant's sessions.
+    pub weight: u32,
+    /// Its tenant's weight.
+    pub tenant_weight: u32,
+}
+
+/// What each session is entitled to.
+pub type Shares = BTreeMap<SessionId, Share>;
 
 /// A pair, and what each of it had when both became hungry, in nanoseconds by weight.
 type Pairs<K> = BTreeMap<(K, K), (f64, f64)>;
@@ -26,13 +37,13 @@ pub struct Lag {
     /// The largest seen, between sessions and between tenants.
     pub largest_ns: (u64, u64),
     sessions: Pairs<SessionId>,
-    tenants: Pairs<TenantId>,
+    tenants: Pairs<(TenantId, Class)>,
 }
 
 /// Of whom, what it had by weight, and whether it is hungry now.
 struct Had<K> {
     who: K,
-    group: (TenantId, Option<Class>),
+    group: (Option<TenantId>, Class),
     had: f64,
 }
 
@@ -53,29 +64,32 @@ impl Lag {
             .iter()
             .filter(hungry)
             .filter_map(|session| {
-                let &(class, weight) = shares.get(&session.id)?;
+                let share = shares.get(&session.id)?;
                 Some(Had {
                     who: session.id,
-                    group: (session.tenant, Some(class)),
-                    had: session.device_ns as f64 * 100.0 / f64::from(weight),
+                    group: (Some(session.tenant), share.class),
+                    had: session.device_ns as f64 * 100.0 / f64::from(share.weight),
                 })
             })
             .collect();
         let seen = observe(&mut self.sessions, &sessions);
         self.largest_ns.0 = self.largest_ns.0.max(self.judge(seen)?);
-        let mut sums: BTreeMap<TenantId, (u64, bool)> = BTreeMap::new();
+        let mut sums: BTreeMap<(TenantId, Class), (f64, bool)> = BTreeMap::new();
         for session in &books.sessions {
-            let sum = sums.entry(session.tenant).or_default();
-            sum.0 += session.device_ns;
+            let Some(share) = shares.get(&session.id) else {
+                continue;
+            };
+            let sum = sums.entry((session.tenant, share.class)).or_default();
+            sum.0 += session.device_ns as f64 * 100.0 / f64::from(share.tenant_weight);
             sum.1 |= session.is_hungry;
         }
-        let tenants: Vec<Had<TenantId>> = sums
+        let tenants: Vec<Had<(TenantId, Class)>> = sums
             .into_iter()
             .filter(|(_, (_, hungry))| *hungry)
             .map(|(who, (had, _))| Had {
                 who,
-                group: (TenantId(0), None),
-                had: had as f64,
+                group: (None, who.1),
+                had,
             })
             .collect();
         let seen = observe(&mut self.tenants, &tenants);
@@ -137,10 +151,18 @@ mod tests {
         }
     }
 
+    fn share(weight: u32) -> Share {
+        Share {
+            class: Class::Normal,
+            weight,
+            tenant_weight: 100,
+        }
+    }
+
     #[test]
     fn what_hungry_sessions_get_is_compared_by_weight_from_when_both_were_hungry() {
         let shares: Shares = [(1, 100), (2, 200)]
-            .map(|(id, weight)| (SessionId(id), (Class::Normal, weight)))
+            .map(|(id, weight)| (SessionId(id), share(weight)))
             .into();
         let mut lag = Lag::new(Some(100));
         let mut look = |had: &[_]| lag.look(&books(had), &shares);
@@ -169,9 +191,7 @@ mod tests {
 
     #[test]
     fn a_tenants_sessions_count_together() {
-        let shares: Shares = [1, 2, 3]
-            .map(|id| (SessionId(id), (Class::Normal, 100)))
-            .into();
+        let shares: Shares = [1, 2, 3].map(|id| (SessionId(id), share(100))).into();
         let mut lag = Lag::new(Some(100));
         let mut look = |had: &[_]| lag.look(&books(had), &shares);
         assert!(look(&[(1, 0, 0, true), (2, 1, 0, true), (3, 1, 0, true)]).is_ok());

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::os::fd::AsFd;
 
+use tensord_daemon::config::Quotas;
 use tensord_daemon::engine_process::{EngineCore, SessionId, SessionSpec, TenantId};
 use tensord_shm::completion::QueueState;
 use tensord_shm::control::SessionLimits;
@@ -108,6 +109,8 @@ impl Client {
         engine.attach(SessionSpec {
             id: session,
             tenant: TenantId(spec.tenant),
+            tenant_name: format!("tenant {}", spec.tenant),
+            tenant_weight: spec.tenant_weight,
             pid: 0,
             uid: spec.tenant,
             name: format!("client {number}"),
@@ -122,6 +125,7 @@ impl Client {
                 staging_bytes: STAGING_BYTES,
                 device_bytes: 1 << 40,
             },
+            quotas: Quotas::default(),
             fuse: spec.fuse,
             batch: spec.batch,
         })?;
@@ -194,6 +198,13 @@ impl Client {
                     return false;
                 }
                 self.due_ns = now_ns + self.random.gap_ns(gap_ns);
+                true
+            }
+            Pace::Periodic { period_ns } => {
+                if now_ns < self.due_ns || self.jobs.len() >= JOBS_MAX {
+                    return false;
+                }
+                self.due_ns = now_ns + period_ns + self.random.below(period_ns / 4 + 1);
                 true
             }
             Pace::Bursts { count, gap_ns } => {

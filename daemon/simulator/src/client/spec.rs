@@ -7,6 +7,8 @@ use tensord_shm::control::Class;
 pub struct ClientSpec {
     /// Whose it is.
     pub tenant: u32,
+    /// The tenant's weight among tenants.
+    pub tenant_weight: u32,
     /// Class of its work.
     pub class: Class,
     /// Weight in its class.
@@ -45,6 +47,7 @@ impl Default for ClientSpec {
     fn default() -> ClientSpec {
         ClientSpec {
             tenant: 0,
+            tenant_weight: 100,
             class: Class::Normal,
             weight: 100,
             fuse: true,
@@ -86,6 +89,11 @@ pub enum Pace {
     Open {
         /// Mean distance.
         gap_ns: u64,
+    },
+    /// At least so far apart, and up to a quarter more, whatever became of those before.
+    Periodic {
+        /// Least distance.
+        period_ns: u64,
     },
     /// Several at once, then nothing.
     Bursts {
