@@ -1,5 +1,10 @@
 //! A run for each number: who comes, what they ask for and when.
 
+use std::fmt;
+use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+
 use tensord_daemon::schedule::PolicyName;
 use tensord_shm::control::Class;
 use tensord_sim::Model;
@@ -13,11 +18,91 @@ use crate::world::{Failure, Host, Outcome, Setup, World};
 pub struct Options {
     /// The device; by seed without one.
     pub model: Option<Model>,
+    /// Keep all of what happened, and not its end alone?
+    pub whole_story: bool,
+}
+
+/// What many seeds did together.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Sum {
+    /// Seeds that were run.
+    pub seeds: u64,
+    /// Requests that had their outcome.
+    pub requests: u64,
+    /// Launches.
+    pub launches: u64,
+    /// Virtual time, in nanoseconds.
+    pub virtual_ns: u64,
+}
+
+/// A seed that broke a rule.
+#[derive(Clone, Debug)]
+pub struct Broken {
+    /// Which.
+    pub seed: u64,
+    /// How.
+    pub failure: Box<Failure>,
 }
 
 /// Runs a seed.
 pub fn run(seed: u64, options: &Options) -> Result<Outcome, Box<Failure>> {
     World::new(setup(seed, options), seed, |backend| Box::new(backend)).run()
+}
+
+/// Runs seeds on all cores, up to the first that breaks a rule: the lowest of them, whichever was found first. `progress` is
+/// told now and then how many are done.
+pub fn run_many(
+    seeds: Range<u64>,
+    options: &Options,
+    progress: &(dyn Fn(u64) + Sync),
+) -> Result<Sum, Broken> {
+    let next = AtomicU64::new(seeds.start);
+    let state: Mutex<(Sum, Option<Broken>)> = Mutex::default();
+    let work = || {
+        loop {
+            let seed = next.fetch_add(1, Ordering::Relaxed);
+            if seed >= seeds.end {
+                return;
+            }
+            let ran = run(seed, options);
+            let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
+            match ran {
+                Ok(outcome) => state.0.add(&outcome),
+                Err(failure) => {
+                    // Lower seeds that others run are run to their end.
+                    next.store(seeds.end, Ordering::Relaxed);
+                    if state.1.as_ref().is_none_or(|broken| seed < broken.seed) {
+                        state.1 = Some(Broken { seed, failure });
+                    }
+                }
+            }
+            progress(state.0.seeds);
+        }
+    };
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    std::thread::scope(|scope| (0..threads).for_each(|_| drop(scope.spawn(work))));
+    let (sum, broken) = state.into_inner().unwrap_or_else(PoisonError::into_inner);
+    broken.map_or(Ok(sum), Err)
+}
+
+impl Sum {
+    fn add(&mut self, outcome: &Outcome) {
+        self.seeds += 1;
+        self.requests += outcome
+            .clients
+            .iter()
+            .map(|client| client.requests)
+            .sum::<u64>();
+        self.launches += outcome.launches;
+        self.virtual_ns += outcome.took_ns;
+    }
+}
+
+impl fmt::Display for Broken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "seed {}: {}", self.seed, self.failure)?;
+        write!(f, "again: tensorctl sim --seeds 1 --from {} -v", self.seed)
+    }
 }
 
 /// What a seed stands for.
@@ -54,6 +139,7 @@ pub fn setup(seed: u64, options: &Options) -> Setup {
         clients,
         lag_bound_ns: None,
         may_fail: false,
+        whole_story: options.whole_story,
     }
 }
 

@@ -42,19 +42,8 @@ pub enum Event {
 #[derive(Debug)]
 pub struct Story {
     digest: u64,
-    events: u64,
     last: VecDeque<(u64, Event)>,
-}
-
-impl Default for Story {
-    fn default() -> Story {
-        Story {
-            // The offset basis of FNV-1a.
-            digest: 0xcbf2_9ce4_8422_2325,
-            events: 0,
-            last: VecDeque::with_capacity(KEPT),
-        }
-    }
+    kept: usize,
 }
 
 impl Event {
@@ -124,6 +113,16 @@ impl fmt::Display for Event {
 }
 
 impl Story {
+    /// Nothing happened yet; `whole` keeps all that will.
+    pub fn new(whole: bool) -> Story {
+        Story {
+            // The offset basis of FNV-1a.
+            digest: 0xcbf2_9ce4_8422_2325,
+            last: VecDeque::with_capacity(KEPT),
+            kept: if whole { usize::MAX } else { KEPT },
+        }
+    }
+
     /// Something happened.
     pub fn add(&mut self, now_ns: u64, event: Event) {
         for word in [now_ns].into_iter().chain(event.words()) {
@@ -131,8 +130,7 @@ impl Story {
                 self.digest = (self.digest ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3);
             }
         }
-        self.events += 1;
-        if self.last.len() == KEPT {
+        if self.last.len() == self.kept {
             self.last.pop_front();
         }
         self.last.push_back((now_ns, event));
@@ -143,7 +141,7 @@ impl Story {
         self.digest
     }
 
-    /// The last events, one in a line.
+    /// The last events, or all, one in a line.
     pub fn tail(&self) -> Vec<String> {
         let line = |(ns, event): &(u64, Event)| format!("{:>12.3} us  {event}", *ns as f64 / 1e3);
         self.last.iter().map(line).collect()

@@ -79,6 +79,8 @@ pub struct Setup {
     pub lag_bound_ns: Option<u64>,
     /// May requests fail, because memory is short or refused?
     pub may_fail: bool,
+    /// Keep all of what happened, and not its end alone?
+    pub whole_story: bool,
 }
 
 impl Default for Setup {
@@ -95,6 +97,7 @@ impl Default for Setup {
             clients: Vec::new(),
             lag_bound_ns: None,
             may_fail: false,
+            whole_story: false,
         }
     }
 }
@@ -117,7 +120,8 @@ impl fmt::Display for Failure {
             "{} (at {} ns of virtual time)",
             self.violation, self.at_ns
         )?;
-        self.story.iter().try_for_each(|line| writeln!(f, "{line}"))
+        let mut lines = self.story.iter();
+        lines.try_for_each(|line| writeln!(f, "{line}"))
     }
 }
 
@@ -138,6 +142,8 @@ pub struct Outcome {
     pub clients: Vec<ClientOutcome>,
     /// The largest lags seen, between sessions and between tenants, in nanoseconds.
     pub lag_ns: (u64, u64),
+    /// What happened: the end, or everything.
+    pub story: Vec<String>,
 }
 
 /// What a client had of a run.
@@ -221,7 +227,7 @@ impl World {
             shares: Shares::new(),
             charges: Charges::default(),
             lag: Lag::new(setup.lag_bound_ns),
-            story: Story::default(),
+            story: Story::new(setup.whole_story),
             finished: Vec::new(),
             launches: (0, 0),
             accepted: 0,
@@ -242,6 +248,10 @@ impl World {
                 instances: self.launches.1,
                 clients: self.outcomes,
                 lag_ns: self.lag.largest_ns,
+                story: match self.setup.whole_story {
+                    true => self.story.tail(),
+                    false => Vec::new(),
+                },
             }),
             Err(violation) => Err(Box::new(Failure {
                 violation,

@@ -2,37 +2,16 @@
 
 #![allow(missing_docs, reason = "tests")]
 
-use std::sync::atomic::{AtomicU64, Ordering};
-
-use tensord_simulator::seed::{Options, run};
+use tensord_simulator::seed::{Options, run, run_many};
 
 const SEEDS: u64 = 1_000;
 
 #[test]
 fn a_thousand_seeds_break_no_rule() {
-    let next = AtomicU64::new(0);
-    let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    let requests = AtomicU64::new(0);
-    std::thread::scope(|scope| {
-        for _ in 0..threads {
-            scope.spawn(|| {
-                loop {
-                    let seed = next.fetch_add(1, Ordering::Relaxed);
-                    if seed >= SEEDS {
-                        return;
-                    }
-                    match run(seed, &Options::default()) {
-                        Ok(outcome) => {
-                            let done = outcome.clients.iter().map(|client| client.requests).sum();
-                            requests.fetch_add(done, Ordering::Relaxed);
-                        }
-                        Err(failure) => panic!("seed {seed}: {failure}"),
-                    }
-                }
-            });
-        }
-    });
-    let requests = requests.into_inner();
+    let sum = run_many(0..SEEDS, &Options::default(), &|_| ());
+    let sum = sum.unwrap_or_else(|broken| panic!("{broken}"));
+    assert_eq!(sum.seeds, SEEDS);
+    let requests = sum.requests;
     assert!(
         requests > 100 * SEEDS,
         "{requests} requests: the seeds ask for nothing"

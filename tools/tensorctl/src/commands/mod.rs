@@ -3,5 +3,6 @@
 pub mod bench;
 pub mod doctor;
 pub mod ps;
+pub mod sim;
 pub mod stat;
 pub mod status;
