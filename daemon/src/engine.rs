@@ -37,6 +37,7 @@ use crate::stages::{Stage, Stages};
 use crate::stats::Counters;
 
 mod accept;
+mod backend;
 mod books;
 mod core;
 mod ingest;

@@ -45,6 +45,8 @@ pub struct Model {
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[allow(missing_docs)]
 pub enum ModelError {
+    #[error("device {0:?} is not simulated: those that are begin with sim, as sim:h100")]
+    Device(String),
     #[error(
         "device model {0:?} is unknown: there are {known}, and any of them with values, as in \
          h100,processors=66,memory_gib=40",
@@ -61,6 +63,15 @@ pub enum ModelError {
 impl Model {
     /// Models that are known by name.
     pub const NAMES: [&str; 2] = ["h100", "small"];
+
+    /// Of a device's name: `sim`, or `sim:` and a model.
+    pub fn of_device(device: &str) -> Result<Model, ModelError> {
+        match device.split_once(':') {
+            Some(("sim", model)) => model.parse(),
+            None if device == "sim" => Ok(Model::default()),
+            _ => Err(ModelError::Device(device.to_owned())),
+        }
+    }
 
     /// An NVIDIA H100 SXM: 132 multiprocessors, 3.35 TB/s, 67 TFLOP/s in f32, 80 GB.
     pub fn h100() -> Model {
@@ -197,7 +208,9 @@ mod tests {
             .expect("a model");
         assert_eq!((model.processors, model.memory_bytes), (20, 1 << 29));
         assert_eq!(model.launch_ns, Model::small().launch_ns);
-        assert_eq!("".parse(), Ok(Model::h100()));
+        assert_eq!(Model::of_device("sim"), Ok(Model::h100()));
+        assert_eq!(Model::of_device("sim:small"), Ok(Model::small()));
+        assert!(Model::of_device("cuda:0").is_err() && Model::of_device("sim:x").is_err());
         assert!("a100".parse::<Model>().is_err());
         for bad in [
             "h100,x=1",

@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 use clap::Args;
 use serde_json::{Value, json};
 use tensord_daemon::schedule::PolicyName;
@@ -69,7 +69,11 @@ fn policy(text: &str) -> Result<PolicyName, String> {
 
 /// See the file's head.
 pub fn run(as_json: bool, options: &Options) -> anyhow::Result<ExitCode> {
-    let model = options.device.as_deref().map(model_of).transpose()?;
+    let model = options
+        .device
+        .as_deref()
+        .map(Model::of_device)
+        .transpose()?;
     let mut out = io::stdout().lock();
     if options.list {
         let rows: Vec<Vec<String>> = SCENARIOS
@@ -84,15 +88,6 @@ pub fn run(as_json: bool, options: &Options) -> anyhow::Result<ExitCode> {
         Some(name) => scenarios(&mut out, as_json, (name, model), options),
         None => seeds(&mut out, as_json, model, options),
     }
-}
-
-fn model_of(device: &str) -> anyhow::Result<Model> {
-    let name = match device.split_once(':') {
-        Some(("sim", name)) => name,
-        None if device == "sim" => "",
-        _ => bail!("device {device:?}: the simulator has sim:h100 and sim:small"),
-    };
-    name.parse().with_context(|| format!("device {device:?}"))
 }
 
 // ---------------------------------------------------------------------- seeds
