@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use tensord_shm::address;
+use tensord_sim::Model;
 
 use crate::schedule::PolicyName;
 
@@ -19,7 +20,7 @@ pub use quotas::{Caps, ClassCeiling, LevelCaps, Limits, Quotas, Tenant, range_of
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
-    /// Device: `cpu`. Default `cpu`.
+    /// Device: `cpu`, or `sim` with a model (`sim:h100`, `sim:small`): no compute, in the time that a model says. Default `cpu`.
     pub device: String,
     /// `device`: one engine, everything merges. `tenant`: an engine per tenant, nothing merges across tenants.
     pub isolation: Isolation,
@@ -163,7 +164,7 @@ pub struct EngineConfig {
     pub threads: u32,
     /// Instruction set: `auto`, `avx512`, `avx2`, `neon` or `portable`. Default `auto`.
     pub simd: String,
-    /// Bytes of memory that the device may hold; 0 is three quarters of the machine's. Default 0.
+    /// Bytes of memory that the device may hold; 0 is three quarters of the machine's, of a simulated device its model's. Default 0.
     pub device_bytes: u64,
 }
 
@@ -387,10 +388,11 @@ pub fn check_device(device: &str) -> Result<(), ConfigError> {
             "device {device:?}: this build has the cpu backend only and cannot use a GPU; \
              start with --device cpu, or ask `tensorctl doctor` what of CUDA this machine has"
         ),
-        "sim" => format!(
-            "device {device:?}: this build has no simulated device; start with --device cpu"
-        ),
-        _ => format!("device {device:?} is unknown; this build has: cpu"),
+        "sim" => match Model::of_device(device) {
+            Ok(_) => return Ok(()),
+            Err(error) => format!("device {device:?}: {error}"),
+        },
+        _ => format!("device {device:?} is unknown; this build has: cpu, sim:h100, sim:small"),
     };
     Err(ConfigError::Other(text))
 }
@@ -429,7 +431,7 @@ mod tests {
                 "limits.ring_slots is 100; it must be a power of two",
             ),
             ("device = \"cuda:0\"", "this build has the cpu backend only"),
-            ("device = \"sim\"", "no simulated device"),
+            ("device = \"sim:a100\"", "there are h100 and small"),
             ("device = \"tpu\"", "device \"tpu\" is unknown"),
             (
                 "class.highest = \"best\"",

@@ -38,10 +38,13 @@ use crate::stages::{Stage, Stages};
 use crate::stats::Counters;
 
 mod accept;
+mod backend;
+mod books;
 mod core;
 mod ingest;
 mod plan;
 
+pub use self::books::{Books, SessionBooks};
 pub use self::core::make;
 
 /// Launches that hold the device at once: behind them ready work gathers into batches.
@@ -66,6 +69,9 @@ pub struct Settings {
     pub slice_ns: u64,
     /// Whose turn it is.
     pub policy: PolicyName,
+    /// Is this engine simulated? Then everything happens on its own thread and by its own clock, constants are hashed where they
+    /// come, and a device that fails ends the engine ([`Engine::is_lost`]) and not the process.
+    pub simulated: bool,
 }
 
 /// A tenant with sessions.
@@ -105,6 +111,7 @@ pub struct Engine {
     held_until_ns: Option<u64>,
     /// When the first of those who have used their device time may run again.
     spent_until_ns: Option<u64>,
+    lost: bool,
 }
 
 impl Engine {
@@ -118,7 +125,7 @@ impl Engine {
         Engine {
             clock,
             settings,
-            device: Device::new(backend),
+            device: Device::new(backend, settings.simulated),
             plans: PlanCache::default(),
             scheduler,
             sessions: Vec::new(),
@@ -138,11 +145,15 @@ impl Engine {
             slate: None,
             held_until_ns: None,
             spent_until_ns: None,
+            lost: false,
         }
     }
 
     /// One turn. Each stage does a bounded amount of work.
     pub fn turn(&mut self) -> Progress {
+        if self.lost {
+            return Progress::Idle;
+        }
         let now_ns = self.clock.ns_of(self.stages.begin(&*self.clock));
         let mut busy = self.complete();
         if self.device.constants.collect() {
@@ -414,7 +425,11 @@ impl Engine {
     }
 
     /// The device is lost, and with it everything on it: the process ends and the next epoch begins.
-    pub(crate) fn device_failed(&self, fault: &DeviceFault) {
+    pub(crate) fn device_failed(&mut self, fault: &DeviceFault) {
+        if self.settings.simulated {
+            self.lost = true;
+            return;
+        }
         tracing::error!(%fault, "the device failed; the engine ends");
         std::process::exit(70);
     }
@@ -451,7 +466,13 @@ impl Engine {
         if self.device.running() > 0 || self.device.constants.is_busy() {
             return Some(Duration::ZERO);
         }
+        let next_ns = self.next_timer_ns()?;
         let now_ns = self.clock.now_ns();
+        Some(Duration::from_nanos(next_ns.saturating_sub(now_ns)))
+    }
+
+    /// When something is due without any news, launches apart.
+    pub fn next_timer_ns(&self) -> Option<u64> {
         let queues = self
             .active
             .iter()
@@ -463,11 +484,10 @@ impl Engine {
             let waiting = queue.waiting.map(|wait| wait.until_ns);
             quiet.into_iter().chain(waiting).min()
         });
-        let next = quiet
+        quiet
             .chain(self.held_until_ns)
             .chain(self.spent_until_ns)
-            .min()?;
-        Some(Duration::from_nanos(next.saturating_sub(now_ns)))
+            .min()
     }
 }
 

@@ -57,17 +57,29 @@ pub struct Constants {
     hashing: VecDeque<(Ticket, Hashing)>,
     retained: Vec<(Rc<Block>, u64)>,
     next_ticket: u64,
-    to_hash: Sender<Arc<Sealed>>,
-    /// In the order in which they were sent.
-    hashed: Receiver<[u8; 32]>,
+    hasher: Hasher,
     sealed: Vec<(ConstantKey, OwnedFd)>,
     unsealed: Vec<ConstantKey>,
     /// Bytes that would be held beside those that are, if nothing were shared.
     pub shared_bytes_saved: u64,
 }
 
-impl Default for Constants {
-    fn default() -> Self {
+/// Who hashes; hashes come in the order in which content was given.
+enum Hasher {
+    Thread {
+        to_hash: Sender<Arc<Sealed>>,
+        hashed: Receiver<[u8; 32]>,
+    },
+    /// The engine's own thread, where what happens when must not depend on another.
+    Inline(VecDeque<[u8; 32]>),
+}
+
+fn hash_of(memory: &Sealed) -> [u8; 32] {
+    *blake3::hash(memory.bytes()).as_bytes()
+}
+
+impl Hasher {
+    fn thread() -> Hasher {
         let (to_hash, work) = channel::<Arc<Sealed>>();
         let (done, hashed) = channel();
         // Without its thread constants are not shared, and nothing else is lost.
@@ -75,8 +87,7 @@ impl Default for Constants {
             .name("hash".into())
             .spawn(move || {
                 for memory in work {
-                    let hash = *blake3::hash(memory.bytes()).as_bytes();
-                    if done.send(hash).is_err() {
+                    if done.send(hash_of(&memory)).is_err() {
                         return;
                     }
                 }
@@ -84,21 +95,46 @@ impl Default for Constants {
         if let Err(error) = spawned {
             tracing::warn!(%error, "no thread for hashing constants: equal constants are not shared");
         }
-        Constants {
-            held: HashMap::new(),
-            hashing: VecDeque::new(),
-            retained: Vec::new(),
-            next_ticket: 0,
-            to_hash,
-            hashed,
-            sealed: Vec::new(),
-            unsealed: Vec::new(),
-            shared_bytes_saved: 0,
+        Hasher::Thread { to_hash, hashed }
+    }
+
+    /// Gives it content; `None` where nobody hashes.
+    fn give(&mut self, memory: Arc<Sealed>) -> Option<()> {
+        match self {
+            Hasher::Thread { to_hash, .. } => to_hash.send(memory).ok(),
+            Hasher::Inline(hashed) => {
+                hashed.push_back(hash_of(&memory));
+                Some(())
+            }
+        }
+    }
+
+    fn take(&mut self) -> Option<[u8; 32]> {
+        match self {
+            Hasher::Thread { hashed, .. } => hashed.try_recv().ok(),
+            Hasher::Inline(hashed) => hashed.pop_front(),
         }
     }
 }
 
 impl Constants {
+    /// No constants yet; `inline` hashes them on the caller's thread.
+    pub fn new(inline: bool) -> Constants {
+        Constants {
+            held: HashMap::new(),
+            hashing: VecDeque::new(),
+            retained: Vec::new(),
+            next_ticket: 0,
+            hasher: match inline {
+                true => Hasher::Inline(VecDeque::new()),
+                false => Hasher::thread(),
+            },
+            sealed: Vec::new(),
+            unsealed: Vec::new(),
+            shared_bytes_saved: 0,
+        }
+    }
+
     /// Seals the content that `fill` writes and makes it a block.
     pub fn create(
         &mut self,
@@ -139,7 +175,7 @@ impl Constants {
         block: &Rc<Block>,
         pending: PendingConstant,
     ) -> Option<Ticket> {
-        self.to_hash.send(pending.sealed).ok()?;
+        self.hasher.give(pending.sealed)?;
         self.next_ticket += 1;
         let ticket = Ticket(self.next_ticket);
         let hashing = Hashing {
@@ -181,7 +217,7 @@ impl Constants {
     pub fn collect(&mut self) -> bool {
         let mut any = false;
         while !self.hashing.is_empty()
-            && let Ok(hash) = self.hashed.try_recv()
+            && let Some(hash) = self.hasher.take()
         {
             let Some((_, hashing)) = self.hashing.pop_front() else {
                 break;

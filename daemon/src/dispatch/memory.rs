@@ -173,7 +173,9 @@ impl Memory {
             Ok(buffer) => Ok(buffer),
             Err(DeviceFault::OutOfMemory { .. }) => {
                 // What tenants keep for reuse is nobody's: give it back and try once more.
-                let tenants: Vec<TenantId> = self.pools.keys().copied().collect();
+                // In the same order whatever the map's.
+                let mut tenants: Vec<TenantId> = self.pools.keys().copied().collect();
+                tenants.sort_unstable();
                 for tenant in tenants {
                     self.trim(backend, tenant, 0);
                 }

@@ -63,12 +63,12 @@ pub struct InFlight {
 }
 
 impl Device {
-    /// A device with nothing in it.
-    pub fn new(backend: Box<dyn Backend>) -> Device {
+    /// A device with nothing in it; a simulated one hashes constants on the caller's thread.
+    pub fn new(backend: Box<dyn Backend>, simulated: bool) -> Device {
         Device {
             backend,
             memory: Memory::default(),
-            constants: Constants::default(),
+            constants: Constants::new(simulated),
             in_flight: Vec::new(),
             last_launch: 0,
         }

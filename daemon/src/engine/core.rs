@@ -6,11 +6,11 @@ use std::rc::{Rc, Weak};
 use std::time::Duration;
 
 use serde_json::json;
-use tensord_cpu::{CpuBackend, CpuConfig, Isa};
 use tensord_shm::completion::parking_fence;
 use tensord_shm::control::{Class, Level, Resource};
 use tensord_shm::error::Code;
 
+use super::backend::backend_of;
 use super::{
     Engine, QueueEnds, Refusal, Session, SessionFault, SessionId, SessionSpec, SessionTotals,
     Settings, StagingMap, Tenant,
@@ -31,22 +31,8 @@ const LOOKS: usize = 48;
 
 /// Makes the engine that a process was started for.
 pub fn make(start: &EngineStart) -> Result<Box<dyn EngineCore>, String> {
+    let backend = backend_of(&start.device, &start.config.engine)?;
     let settings = &start.config.engine;
-    let isa = match settings.simd.as_str() {
-        "auto" => None,
-        name => Some(name.parse::<Isa>().map_err(|error| error.to_string())?),
-    };
-    let memory_bytes = match settings.device_bytes {
-        0 => three_quarters_of_memory(),
-        bytes => bytes,
-    };
-    let config = CpuConfig {
-        isa,
-        threads: settings.threads as usize,
-        memory_bytes,
-        ..CpuConfig::default()
-    };
-    let backend = CpuBackend::new(config).map_err(|error| error.to_string())?;
     let settings = Settings {
         epoch: start.epoch,
         quiet_ns: u64::from(settings.quiet_us) * 1000,
@@ -54,18 +40,13 @@ pub fn make(start: &EngineStart) -> Result<Box<dyn EngineCore>, String> {
         measured_merging: settings.merge == Merge::Measured,
         slice_ns: u64::from(settings.slice_us) * 1000,
         policy: settings.policy,
+        simulated: false,
     };
     Ok(Box::new(Engine::new(
-        Box::new(backend),
+        backend,
         Box::new(Monotonic::default()),
         settings,
     )))
-}
-
-fn three_quarters_of_memory() -> u64 {
-    // Without an answer: as much as any machine has that this runs on.
-    let fallback = 4 << 30;
-    nix::sys::sysinfo::sysinfo().map_or(fallback, |info| info.ram_total() / 4 * 3)
 }
 
 impl Engine {

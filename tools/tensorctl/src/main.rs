@@ -58,6 +58,8 @@ enum Command {
     Doctor,
     /// What this daemon does in a second, measured by one client.
     Bench(commands::bench::Options),
+    /// Runs the engine in virtual time on a modelled device: seeds that look for broken rules, and scenarios. Needs no daemon.
+    Sim(commands::sim::Options),
 }
 
 fn main() -> ExitCode {
@@ -73,6 +75,7 @@ fn main() -> ExitCode {
         Command::Drain(options) => commands::drain::run(socket, arguments.json, options),
         Command::Doctor => commands::doctor::run(socket, arguments.json),
         Command::Bench(options) => commands::bench::run(socket, arguments.json, options),
+        Command::Sim(options) => commands::sim::run(arguments.json, options),
     };
     let error = match done {
         Ok(code) => return code,

@@ -7,5 +7,6 @@ pub mod kill;
 pub mod limit;
 pub mod nice;
 pub mod ps;
+pub mod sim;
 pub mod stat;
 pub mod status;

@@ -1,0 +1,17 @@
+//! The real engine in virtual time: clients, their times and their faults come from a seed, and checkers watch.
+//!
+//! A run is [`World`]: the engine of `tensord-daemon` as it is, over the `sim` backend, in one thread. The same seed gives the same
+//! schedule, so a run that breaks a rule can be had again. [`seed`] makes a run of a number.
+
+#![forbid(unsafe_code)]
+
+pub mod checks;
+pub mod client;
+pub mod random;
+pub mod scenario;
+pub mod seed;
+pub mod story;
+pub mod wire;
+mod world;
+
+pub use world::{Between, ClientOutcome, Failure, Host, Outcome, Setup, World};
