@@ -66,24 +66,40 @@ impl Engine {
             .abandon(|launch| launch.stopped && !launch.works.iter().any(alive));
     }
 
-    /// Device time is split by the first cost estimate of each instance; what cannot be split is the first one's, which the launch
-    /// was made for.
+    /// Device time is split by the first cost estimate of each instance. Where the first one, for which the launch was made, has
+    /// hurried others, those pay no more than they would have in the quickest launches of their plan, and it pays the rest; so it
+    /// does with what cannot be split.
     fn charge_slice(&mut self, works: &mut [Placed], busy_ns: u64) {
-        let sum: u128 = works
-            .iter()
-            .map(|placed| u128::from(placed.work.cost()))
-            .sum();
+        let cost_of = |placed: &Placed| u128::from(placed.work.cost());
+        let sum = works.iter().map(cost_of).sum::<u128>().max(1);
+        let Some((first, others)) = works.split_first_mut() else {
+            return;
+        };
         let now_ns = self.clock.now_ns();
         let mut left_ns = busy_ns;
-        for placed in works.iter_mut().rev() {
-            let share = u128::from(busy_ns) * u128::from(placed.work.cost()) / sum.max(1);
-            let share_ns = (share as u64).min(left_ns);
+        for placed in others {
+            let share = u128::from(busy_ns) * cost_of(placed) / sum;
+            let mut share_ns = u64::try_from(share).unwrap_or(u64::MAX).min(left_ns);
+            if self.hurries(first, placed)
+                && let Some(guard) = &self.scheduler.guard
+            {
+                let (work, plan) = (&placed.work, &placed.work.template.plan);
+                share_ns = share_ns.min(guard.best_ns(plan, work.cost()).unwrap_or(share_ns));
+            }
             left_ns -= share_ns;
             self.charge(placed, share_ns, now_ns);
         }
-        if let Some(first) = works.first_mut() {
-            self.charge(first, left_ns, now_ns);
-        }
+        self.charge(first, left_ns, now_ns);
+    }
+
+    /// Does the first one have a deadline or a higher class than the other?
+    fn hurries(&self, first: &Placed, other: &Placed) -> bool {
+        let class = |placed: &Placed| {
+            let session = self.sessions[placed.place.0].as_ref();
+            session.map(|session| session.spec.class)
+        };
+        first.work.deadline_ns.is_some() && other.work.deadline_ns.is_none()
+            || class(first) > class(other)
     }
 
     fn charge(&mut self, placed: &mut Placed, ns: u64, now_ns: u64) {

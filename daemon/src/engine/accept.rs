@@ -48,7 +48,10 @@ impl Engine {
             trace::Accepted::Viewed => return self.settle(place, number, site, Ok(())),
             trace::Accepted::Strange => {}
         }
-        let request = decode(words).map(|record| record.request);
+        let record = decode(words);
+        let deadline_us = record.as_ref().ok().and_then(|record| record.urgency);
+        let deadline_us = deadline_us.map_or(0, |urgency| urgency.deadline_us);
+        let request = record.map(|record| record.request);
         if let Err(fault) = &request
             && fault.code().fault() == tensord_shm::error::Fault::Client
         {
@@ -57,6 +60,10 @@ impl Engine {
         }
         self.untrace(place, request.as_ref().ok(), words);
         let result = match &request {
+            Ok(Request::Flush) => {
+                self.flush(place, number, deadline_us, now_ns);
+                Ok(Accepted::Done)
+            }
             Ok(request) => self.request(place, request, words, (number, site), now_ns),
             Err(fault) => Err(Failure {
                 code: fault.code(),
@@ -140,6 +147,17 @@ impl Engine {
             let _ = session.handles.release(handle);
         }
         self.settle(place, number, site, Err(failure));
+    }
+
+    /// Everything before is demanded, and late after so many microseconds, if any.
+    fn flush(&mut self, place: (usize, usize), number: u64, deadline_us: u64, now_ns: u64) {
+        let Some(queue) = self.queue(place) else {
+            return;
+        };
+        match deadline_us {
+            0 => queue.demand = queue.demand.max(number),
+            us => queue.want_by(number, now_ns.saturating_add(us.saturating_mul(1000))),
+        }
     }
 
     /// Offers the record to the queue's trace.
@@ -237,7 +255,8 @@ impl Engine {
         let device = &mut self.device;
         let owner = (session.spec.tenant, &session.account.clone());
         let (out, value, ticket) = match request {
-            Request::NoOp | Request::Release => return Ok(Accepted::Done),
+            // A flush is over when it is accepted, see `Engine::flush`.
+            Request::NoOp | Request::Release | Request::Flush => return Ok(Accepted::Done),
             Request::Compute(compute) => {
                 acceptance(session, place.1, number, site)?
                     .compute(compute, attributes_of(words))?;
@@ -337,12 +356,6 @@ impl Engine {
             Request::Cancel { first, last } => {
                 if let Some(queue) = session.queue(place.1) {
                     queue.window.cancel(*first, *last);
-                }
-                return Ok(Accepted::Done);
-            }
-            Request::Flush => {
-                if let Some(queue) = session.queue(place.1) {
-                    queue.demand = queue.demand.max(number);
                 }
                 return Ok(Accepted::Done);
             }

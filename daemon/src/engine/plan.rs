@@ -221,7 +221,8 @@ fn work_of(replay: Replay, now_ns: u64) -> Work {
     }
 }
 
-fn add_work(queue: &mut Queue, work: Work) {
+fn add_work(queue: &mut Queue, mut work: Work) {
     queue.hold_open(work.first_number);
+    work.deadline_ns = queue.deadline_of(work.first_number);
     queue.works.push_back(work);
 }

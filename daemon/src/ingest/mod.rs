@@ -22,6 +22,9 @@ use crate::schedule::Work;
 /// Most records taken from one queue in one turn.
 pub const RECORDS_PER_TURN: usize = 256;
 
+/// Deadlines of a queue that are kept: of more, the oldest are forgotten.
+const DEADLINES_MAX: usize = 64;
+
 /// A value on its way to a client.
 pub struct Download {
     /// Timeline value of the request.
@@ -116,6 +119,8 @@ pub struct Queue {
     pub demand: u64,
     /// So is everything up to here: what the client waits for, as last seen.
     pub demanded: u64,
+    /// Deadlines, each of everything up to a timeline value.
+    deadlines: VecDeque<(u64, u64)>,
     /// The queue takes no records before this is over.
     pub waiting: Option<CrossWait>,
     /// A request that waits until a constant's content is known.
@@ -155,6 +160,7 @@ impl Queue {
             hashing: VecDeque::new(),
             demand: 0,
             demanded: 0,
+            deadlines: VecDeque::new(),
             waiting: None,
             deferred: None,
             news_ns: now_ns,
@@ -233,6 +239,27 @@ impl Queue {
             origin: failure.origin,
             detail: reached.map_or(u64::from(failure.site), LimitReached::to_word),
         });
+    }
+
+    /// Everything up to `number` is wanted, and late after `deadline_ns`.
+    pub fn want_by(&mut self, number: u64, deadline_ns: u64) {
+        self.demand = self.demand.max(number);
+        let finished = self.finished();
+        while let Some(&(first, _)) = self.deadlines.front()
+            && (first <= finished || self.deadlines.len() >= DEADLINES_MAX)
+        {
+            self.deadlines.pop_front();
+        }
+        self.deadlines.push_back((number, deadline_ns));
+        for work in &mut self.works {
+            work.deadline_ns = Some(work.deadline_ns.map_or(deadline_ns, |d| d.min(deadline_ns)));
+        }
+    }
+
+    /// When work that begins with this value is late.
+    pub fn deadline_of(&self, number: u64) -> Option<u64> {
+        let all = self.deadlines.iter().filter(|&&(last, _)| number <= last);
+        all.map(|&(_, deadline_ns)| deadline_ns).min()
     }
 
     /// Timeline value of the first operation that is not planned.

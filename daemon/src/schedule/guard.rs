@@ -124,6 +124,13 @@ impl Guard {
         }
     }
 
+    /// Device time of an instance in the quickest launches that there were.
+    pub fn best_ns(&self, plan: &Arc<Plan>, cost: u64) -> Option<u64> {
+        let watched = self.plans.get(&key(plan, cost))?;
+        let best = watched.rates.iter().filter_map(Rate::value).min()?;
+        Some(best.saturating_mul(cost) / 1024)
+    }
+
     /// Is a launch that has so many instances no longer with one more? Only what was measured counts.
     pub fn is_free(&self, plan: &Arc<Plan>, cost: u64, instances: usize) -> bool {
         let Some(watched) = self.plans.get(&key(plan, cost)) else {

@@ -232,6 +232,23 @@ impl Lane {
         }
     }
 
+    /// As `flush`, with a time after which the results are late.
+    pub(crate) fn flush_within(&self, deadline: Duration) -> Result<Mark, Error> {
+        let deadline_us = u64::try_from(deadline.as_micros()).unwrap_or(u64::MAX);
+        // Zero is none, and 48 bits are what the record has.
+        let deadline_us = deadline_us.clamp(1, (1 << 48) - 1);
+        loop {
+            let mut ring = self.lock()?;
+            let epoch = ring.epoch;
+            if let Ok(value) = ring.push_flush(deadline_us)
+                && ring.demand(value).is_ok()
+            {
+                return Ok(Mark { epoch, value });
+            }
+            self.make_room(ring)?;
+        }
+    }
+
     /// Waits until the timeline has a value of the present epoch, whatever became of its request.
     pub(crate) fn wait_passed(&self, value: u64) -> Result<(), Error> {
         let epoch = self.state.epoch();

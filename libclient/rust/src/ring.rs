@@ -15,7 +15,7 @@ use tensord_shm::control::{LimitReached, Resource};
 use tensord_shm::doorbell::Doorbell;
 use tensord_shm::error::Code;
 use tensord_shm::handle::Handle;
-use tensord_shm::record::{Encoder, Line, Request, TooLong, WORDS_MAX, opcode};
+use tensord_shm::record::{Encoder, Line, Request, TooLong, Urgency, WORDS_MAX, opcode};
 use tensord_shm::ring::{Full, Producer, SLOT_WORDS};
 use tensord_shm::segment::{CompletionMap, SubmissionMapMut};
 
@@ -252,7 +252,7 @@ impl Ring {
         let kept = self.releases.len() - carried;
         let value = self
             .make_sure(slots)
-            .and_then(|()| self.write(&mut encoder, opcode::RELEASE));
+            .and_then(|()| self.write(encoder.finish(None), opcode::RELEASE));
         self.encoder = Some(encoder);
         if value.is_ok() {
             // Writing may have published, and publishing may have found more to release: behind these.
@@ -279,7 +279,12 @@ impl Ring {
     /// Puts an encoded record into the ring, with as many pending releases as its last unit has room for. Gives its
     /// timeline value.
     #[inline]
-    pub(crate) fn commit(&mut self, encoder: &mut Encoder, code: u16) -> Result<u64, Full> {
+    pub(crate) fn commit(
+        &mut self,
+        encoder: &mut Encoder,
+        code: u16,
+        urgency: Option<Urgency>,
+    ) -> Result<u64, Full> {
         self.make_sure(((WORDS_MAX - 1 - encoder.room()).div_ceil(SLOT_WORDS)) as u32)?;
         for _ in 0..encoder.free_in_unit().min(self.releases.len()) {
             let Some(handle) = self.releases.pop() else {
@@ -291,7 +296,7 @@ impl Ring {
             }
             self.free.push(handle);
         }
-        self.write(encoder, code)
+        self.write(encoder.finish(urgency), code)
     }
 
     /// Puts a record of one slot into the ring, with as many pending releases as it has room for. Gives its timeline value.
@@ -322,8 +327,7 @@ impl Ring {
     }
 
     #[inline]
-    fn write(&mut self, encoder: &mut Encoder, code: u16) -> Result<u64, Full> {
-        let words = encoder.finish(None);
+    fn write(&mut self, words: &[u64], code: u16) -> Result<u64, Full> {
         let slots = (words.len() / SLOT_WORDS) as u32;
         let mut slot = self.producer.reserve(slots)?;
         for (index, line) in words.chunks_exact(SLOT_WORDS).enumerate() {
@@ -353,7 +357,21 @@ impl Ring {
     ) -> Result<Result<u64, Full>, TooLong> {
         let mut encoder = self.encoder.take().unwrap_or_default();
         let encoded = encoder.request(request, site.0);
-        let value = encoded.map(|()| self.commit(&mut encoder, code));
+        let value = encoded.map(|()| self.commit(&mut encoder, code, None));
+        self.encoder = Some(encoder);
+        value
+    }
+
+    /// Commits a flush: what stands before it is demanded, and wanted within so many microseconds.
+    pub(crate) fn push_flush(&mut self, deadline_us: u64) -> Result<u64, Full> {
+        let mut encoder = self.encoder.take().unwrap_or_default();
+        let urgency = Urgency {
+            deadline_us,
+            ..Urgency::default()
+        };
+        let encoded = encoder.request(&Request::Flush, Site::UNKNOWN.0);
+        debug_assert!(encoded.is_ok(), "a flush has no operands");
+        let value = self.commit(&mut encoder, opcode::FLUSH, Some(urgency));
         self.encoder = Some(encoder);
         value
     }

@@ -157,6 +157,12 @@ impl Session {
         self.lane().flush()
     }
 
+    /// As [`Session::flush`], for results that are late after `deadline`: within the session's class and share of the device, what
+    /// has the earliest deadline runs first. A result that is late is a result all the same.
+    pub fn flush_within(&self, deadline: Duration) -> Result<Mark, Error> {
+        self.lane().flush_within(deadline)
+    }
+
     /// Waits for a point of this queue and gives the outcome of that request. With a deadline: `wait_timeout` after it.
     pub fn wait(&self, mark: Mark, deadline: Option<Instant>) -> Result<(), Error> {
         self.lane().wait(mark, deadline)

@@ -275,7 +275,7 @@ impl Lane {
         let mut encoder = ring.encoder.take().unwrap_or_default();
         let operands = (&words[..operands.len()], mask);
         let encoded = encoder.operation(op, (out, dtype), operands, &immediates, site.0);
-        let value = encoded.map(|()| ring.commit(&mut encoder, opcode_of(op)));
+        let value = encoded.map(|()| ring.commit(&mut encoder, opcode_of(op), None));
         ring.encoder = Some(encoder);
         match value {
             Ok(Ok(value)) => {

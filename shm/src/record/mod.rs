@@ -81,12 +81,12 @@ pub mod opcode {
     pub const COUNT: u16 = 273;
 }
 
-/// Priority of one request, where it differs from its session's.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// How urgent what a request demands is. Engines heed it on [`Request::Flush`], which is one with everything before it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Urgency {
-    /// 0 realtime, 1 normal, 2 idle.
+    /// Number of a [`Class`](crate::control::Class); 0 is the session's. Not heeded yet.
     pub class: u8,
-    /// Index of the device among those that hello named.
+    /// Index of the device among those that hello named. Not heeded yet.
     pub device: u8,
     /// Microseconds from acceptance until the result is wanted; 0 is none. 48 bits.
     pub deadline_us: u64,
