@@ -213,6 +213,31 @@ fn a_client_limits_itself_downwards_and_takes_that_back() {
 }
 
 #[test]
+fn a_configuration_read_again_holds_for_running_sessions() {
+    let daemon = Daemon::start("limits-reload", TWO);
+    let one = session(&daemon.socket).expect("served");
+    values(&one, 17, 1 << 16).expect("no limit yet");
+    let path = daemon.folder.join("tensord.toml");
+    let before = std::fs::read_to_string(&path).expect("our own file");
+    let entry =
+        "[[tenant]]\nname = \"name:one\"\nweight = 250\n[tenant.session]\ndevice_bytes = 1048576\n";
+    std::fs::write(&path, format!("{before}\n{entry}")).expect("our own file");
+    let supervisor = nix::unistd::Pid::from_raw(daemon.pid());
+    let reload = || nix::sys::signal::kill(supervisor, nix::sys::signal::Signal::SIGHUP);
+    reload().expect("it is our child");
+    eventually("its tenant has its weight", || {
+        let stat = daemon.stat();
+        (stat["sessions"][0]["tenant_weight"] == 250).then_some(())
+    });
+    let error = values(&one, 17, 1 << 16).expect_err("over the new limit");
+    assert_eq!(error.code(), Code::OutOfMemory, "{error}");
+    std::fs::write(&path, before).expect("our own file");
+    reload().expect("it is our child");
+    eventually("the entry is gone", || values(&one, 17, 1 << 16).ok());
+    daemon.stop();
+}
+
+#[test]
 fn what_is_set_survives_the_broker_the_engine_and_the_last_session() {
     let daemon = Daemon::start("limits-survive", TWO);
     let tenant = Target::Tenant("name:one".into());

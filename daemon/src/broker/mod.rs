@@ -283,7 +283,7 @@ impl Broker {
             sandbox::confine(Role::Broker)?;
             self.confined = true;
         }
-        self.restand(|_| true);
+        self.restand(false, |_| true);
         Ok(())
     }
 
@@ -386,7 +386,6 @@ impl Broker {
         if let Some(session) = self.sessions.get_mut(&id) {
             session.seat(Account::new(Level::Session, Some(&uid)), charge);
         }
-        self.stand(id);
     }
 
     /// Says why, and closes a connection that never became a session.
@@ -408,6 +407,8 @@ impl Broker {
         for engine in engines {
             self.resync(engine);
         }
+        // The configuration may have been read again while no broker was there.
+        self.restand(false, |_| true);
         let ids: Vec<u64> = self.sessions.keys().copied().collect();
         for id in ids {
             self.renotify(id);

@@ -161,8 +161,9 @@ impl Broker {
         changed
     }
 
-    /// Works out anew where sessions stand; what changed is kept, and engines are told. Gives how many were looked at.
-    pub(super) fn restand(&mut self, concerns: impl Fn(&SessionRecord) -> bool) -> u32 {
+    /// Works out anew where sessions stand; what changed is kept, and engines are told. `told`: their records say something new,
+    /// even where nothing follows from it yet. Gives how many were looked at.
+    pub(super) fn restand(&mut self, told: bool, concerns: impl Fn(&SessionRecord) -> bool) -> u32 {
         let ids: Vec<u64> = self
             .sessions
             .values()
@@ -170,7 +171,7 @@ impl Broker {
             .map(|session| session.id)
             .collect();
         for &id in &ids {
-            if self.stand(id) {
+            if self.stand(id) || told {
                 self.keep_record(id);
             }
         }
@@ -286,16 +287,16 @@ impl Broker {
                     true => &mut record.limits_set,
                     false => &mut record.limits_own,
                 });
-                self.restand(|record| record.id == session)
+                self.restand(true, |record| record.id == session)
             }
             Target::Uid(uid) => {
                 self.steer(Steered::Uid(*uid), |steering| set(&mut steering.limits))?;
-                self.restand(|record| record.uid == *uid)
+                self.restand(false, |record| record.uid == *uid)
             }
             Target::Tenant(name) => {
                 let steered = Steered::Tenant(name.clone());
                 self.steer(steered, |steering| set(&mut steering.limits))?;
-                self.restand(|record| record.tenant_name == *name)
+                self.restand(false, |record| record.tenant_name == *name)
             }
         };
         let said = changes.iter().map(|(resource, change)| match change {
@@ -369,7 +370,7 @@ impl Broker {
         let record = self.open_record(id)?;
         record.class_fixed = class.map(|class| class as u8).or(record.class_fixed);
         record.weight_fixed = weight.or(record.weight_fixed);
-        let sessions = self.restand(|record| record.id == id);
+        let sessions = self.restand(true, |record| record.id == id);
         let record = self.open_record(id)?;
         let class = Class::from_wire(record.class).unwrap_or_default();
         let text = format!(
@@ -453,7 +454,7 @@ impl Broker {
                 }
             }
         }
-        self.restand(concerns)
+        self.restand(true, concerns)
     }
 
     /// Who steered, as the kernel named him, and what he did.

@@ -51,6 +51,7 @@ impl Broker {
             Request::Kill { session } if admin => self
                 .kill(id, session)
                 .and_then(|()| self.done(id, sequence)),
+            Request::Nice { .. } | Request::Limit { .. } if self.stat.waits(id, sequence) => Ok(()),
             Request::Nice {
                 target,
                 class,

@@ -76,6 +76,12 @@ impl StatRound {
         self.deadline
     }
 
+    /// Is this request waiting for its answer?
+    pub(super) fn waits(&self, session: u64, sequence: u64) -> bool {
+        let mut waiting = self.next.iter().chain(&self.asking);
+        waiting.any(|asker| (asker.0, asker.1) == (session, sequence))
+    }
+
     pub(super) fn forget(&mut self, session: u64) {
         self.asking.retain(|(id, ..)| *id != session);
         self.next.retain(|(id, ..)| *id != session);
@@ -138,9 +144,7 @@ impl Broker {
     }
 
     fn ask(&mut self, asker: Asker) {
-        let is_same = |other: &Asker| (other.0, other.1) == (asker.0, asker.1);
-        let mut known = self.stat.next.iter().chain(&self.stat.asking);
-        if !known.any(is_same) {
+        if !self.stat.waits(asker.0, asker.1) {
             self.stat.next.push(asker);
         }
         self.begin_stat();

@@ -368,6 +368,16 @@ enum tensord_code tensord_flush(const struct tensord_session *session);
 // `session` comes from this library and is not closed.
 enum tensord_code tensord_synchronize(const struct tensord_session *session);
 
+// Lowers a limit of the session, so that a mistake of its own stays small: `staging` or `device-memory` in bytes, `handles`,
+// `requests` in flight, or `device-time` in milliseconds of each second. `UINT64_MAX` takes it back. What an administrator set holds
+// all the same.
+//
+// # Safety
+// `session` comes from this library and is not closed; `limit` is text that ends with NUL.
+enum tensord_code tensord_limit(const struct tensord_session *session,
+                                const char *limit,
+                                uint64_t value);
+
 // What runs in the daemon, as JSON. Free it with `tensord_string_free`.
 //
 // # Safety
