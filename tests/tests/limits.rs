@@ -409,6 +409,49 @@ fn rows(daemon: &Daemon) -> Vec<(String, Value, u64, u64)> {
 /// Steps of a seed.
 const STEPS: u64 = 120;
 
+/// What a worker is told next; `None` is for the administrator.
+fn command(random: &mut Random) -> Option<String> {
+    let units = 1 + random.below(8);
+    Some(match random.below(20) {
+        0..=7 => format!("upload {}", units * UNIT),
+        8..=10 => format!("double {}", random.below(100)),
+        11..=15 => format!("drop {}", random.below(100)),
+        16 => "reconnect".to_owned(),
+        17 => format!("fork {} {}", units * UNIT, 1 + random.below(5)),
+        18 => "reap".to_owned(),
+        _ => return None,
+    })
+}
+
+/// By the daemon's own account, once what ended meanwhile is freed: byte for byte what the clients hold, and not over a limit.
+fn account_agrees(daemon: &Daemon, workers: &[Worker], grew: bool, about: &str) {
+    let held = |wanted: &dyn Fn(&Worker) -> bool| -> u64 {
+        let of = workers.iter().filter(|worker| wanted(worker));
+        of.map(|worker| worker.held).sum()
+    };
+    let all = held(&|_| true);
+    eventually("the account is what the clients hold", || {
+        let rows = rows(daemon);
+        for (level, _, used, limit) in &rows {
+            // A tenant's limit may have been lowered below what it had.
+            let is_below = used <= limit || (level == "tenant" && !grew);
+            assert!(is_below, "{about}: {level} {used} of {limit}");
+        }
+        let used = |level: &str, uid: Option<u32>| -> u64 {
+            let of = rows
+                .iter()
+                .filter(|row| row.0 == level && uid.is_none_or(|uid| row.1 == uid));
+            of.map(|row| row.2).sum()
+        };
+        let uids_agree = workers.iter().all(|worker| {
+            let uid = worker.uid;
+            used("uid", Some(uid)) == held(&|other| other.uid == uid)
+        });
+        let agrees = used("tenant", None) == all && used("session", None) == all;
+        (agrees && uids_agree).then_some(())
+    });
+}
+
 /// Gives how often something was refused.
 fn fuzz(seed: u64, steps: u64) -> u64 {
     let config = format!(
@@ -424,10 +467,9 @@ fn fuzz(seed: u64, steps: u64) -> u64 {
     std::fs::set_permissions(&daemon.folder, open).expect("our own folder");
     let own = nix::unistd::getuid().as_raw();
     // Only root can be somebody else; anybody else has one uid and sees less.
-    let uids = if own == 0 {
-        [own, own, 12_345, 12_345]
-    } else {
-        [own; 4]
+    let uids = match own {
+        0 => [own, own, 12_345, 12_345],
+        _ => [own; 4],
     };
     let mut workers = uids.map(|uid| Worker::start(&daemon.socket, uid));
     let mut random = Random(seed);
@@ -435,67 +477,27 @@ fn fuzz(seed: u64, steps: u64) -> u64 {
     let (mut refused_count, mut taken) = (0, 0);
     for step in 0..steps {
         let at = random.below(4) as usize;
-        let units = 1 + random.below(8);
-        let command = match random.below(20) {
-            0..=7 => format!("upload {}", units * UNIT),
-            8..=10 => format!("double {}", random.below(100)),
-            11..=15 => format!("drop {}", random.below(100)),
-            16 => "reconnect".to_owned(),
-            17 => format!("fork {} {}", units * UNIT, 1 + random.below(5)),
-            18 => "reap".to_owned(),
-            _ => {
-                limit = (12 + random.below(36)) * UNIT;
-                let tenant = Target::Tenant("name:one".into());
-                set(
-                    &daemon,
-                    &tenant,
-                    Changes::default().with(Resource::DeviceMemory, limit),
-                );
-                continue;
-            }
+        let Some(command) = command(&mut random) else {
+            limit = (12 + random.below(36)) * UNIT;
+            let tenant = Target::Tenant("name:one".into());
+            let changes = Changes::default().with(Resource::DeviceMemory, limit);
+            set(&daemon, &tenant, changes);
+            continue;
         };
-        let before: u64 = workers.iter().map(|worker| worker.held).sum();
-        let worker = &mut workers[at];
-        let held = worker.held;
-        let refused = worker.tell(&command);
+        let held = workers[at].held;
+        let refused = workers[at].tell(&command);
         let about = format!("seed {seed}, step {step}: {command} by {at}: {refused:?}");
-        let grew = worker.held.saturating_sub(held);
-        let sum: u64 = workers.iter().map(|worker| worker.held).sum();
+        let grew = workers[at].held > held;
         // By what the clients hold: nobody gets anything beyond the limit.
-        assert!(grew == 0 || sum <= limit, "{about}: {sum} of {limit}");
-        assert!(grew == 0 || before + grew <= limit, "{about}");
-        taken += u64::from(grew > 0);
+        let sum: u64 = workers.iter().map(|worker| worker.held).sum();
+        assert!(!grew || sum <= limit, "{about}: {sum} of {limit}");
+        taken += u64::from(grew);
         refused_count += u64::from(refused.is_some());
         if let Some(said) = &refused {
-            assert!(
-                said.contains("'s limit of") && said.contains("device memory"),
-                "{about}"
-            );
+            let names_it = said.contains("'s limit of") && said.contains("device memory");
+            assert!(names_it, "{about}");
         }
-        // By the daemon's own account, once what ended meanwhile is freed: byte for byte what the clients hold.
-        eventually("the account is what the clients hold", || {
-            let rows = rows(&daemon);
-            let used = |level: &str, uid: Option<u32>| -> u64 {
-                let wanted = |row: &&(String, Value, u64, u64)| {
-                    row.0 == level && uid.is_none_or(|uid| row.1 == uid)
-                };
-                rows.iter().filter(wanted).map(|row| row.2).sum()
-            };
-            let equal = used("tenant", None) == sum
-                && used("session", None) == sum
-                && uids.iter().all(|uid| {
-                    let held = workers.iter().filter(|worker| worker.uid == *uid);
-                    used("uid", Some(*uid)) == held.map(|worker| worker.held).sum::<u64>()
-                });
-            for (level, _, used, limit) in &rows {
-                // A tenant's limit may have been lowered below what it had.
-                assert!(
-                    used <= limit || level == "tenant" && grew == 0,
-                    "{about}: {level} {used} of {limit}"
-                );
-            }
-            equal.then_some(())
-        });
+        account_agrees(&daemon, &workers, grew, &about);
     }
     assert!(
         refused_count > steps / 20 && taken > steps / 20,

@@ -35,9 +35,12 @@ const SAVE_AFTER: Duration = Duration::from_millis(100);
 /// Where device time is booked once there are too many accounts.
 const OTHERS: (&str, u32) = ("others", u32::MAX);
 
+/// Nanoseconds by tenant and uid.
+type Totals = BTreeMap<(String, u32), u64>;
+
 /// The totals.
 pub(super) struct Ledger {
-    totals: BTreeMap<(String, u32), u64>,
+    totals: Totals,
     due: Option<Instant>,
     saved: Option<Instant>,
     writer: Option<Writer>,
@@ -146,7 +149,7 @@ impl Ledger {
         ledger
     }
 
-    fn take_over(folder: &Path) -> io::Result<(BTreeMap<(String, u32), u64>, Writer)> {
+    fn take_over(folder: &Path) -> io::Result<(Totals, Writer)> {
         let lock = OpenOptions::new()
             .create(true)
             .truncate(false)
@@ -259,7 +262,7 @@ fn sum(accounts: &[Account]) -> u64 {
 }
 
 /// What an earlier daemon wrote; nothing where it wrote nothing, or where that is damaged.
-fn load(folder: &Path) -> io::Result<BTreeMap<(String, u32), u64>> {
+fn load(folder: &Path) -> io::Result<Totals> {
     let path = folder.join(FILE);
     let bytes = match std::fs::read(&path) {
         Ok(bytes) => bytes,
@@ -285,7 +288,7 @@ fn load(folder: &Path) -> io::Result<BTreeMap<(String, u32), u64>> {
     }
 }
 
-fn parse(bytes: &[u8]) -> anyhow::Result<BTreeMap<(String, u32), u64>> {
+fn parse(bytes: &[u8]) -> anyhow::Result<Totals> {
     let kept: Kept = serde_json::from_slice(bytes)?;
     anyhow::ensure!(kept.version == 1, "its version is {}, not 1", kept.version);
     let found = sum(&kept.accounts);
