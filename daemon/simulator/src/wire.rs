@@ -7,7 +7,7 @@ use tensord_shm::completion::{ErrorEntry, QueueState, Reader, Writer};
 use tensord_shm::doorbell::must_ring;
 use tensord_shm::handle::Handle;
 use tensord_shm::record::{Encoder, Request, TooLong, Urgency};
-use tensord_shm::ring::{Consumer, Full, Producer};
+use tensord_shm::ring::{Consumer, Full, Producer, SLOT_WORDS};
 use tensord_shm::segment::{
     CompletionMap, CompletionMapMut, SegmentFault, SubmissionMap, SubmissionMapMut,
     create_completion, create_submission, seal_completion,
@@ -99,6 +99,17 @@ impl Wire {
     pub fn push_words(&mut self, words: &[u64]) -> Result<u64, Full> {
         self.producer.push(words, self.reader.head())?;
         Ok(self.producer.record_count())
+    }
+
+    /// Writes words that are no request, with the length of a record or with none. They are left out where the ring is full.
+    pub fn push_garbage(&mut self, mut words: [u64; SLOT_WORDS], frame: bool) {
+        // The lowest byte states the length in slots.
+        words[0] = words[0] & !0xff | u64::from(!frame);
+        self.producer.observe_head(self.reader.head());
+        if let Ok(mut slot) = self.producer.reserve(1) {
+            slot.write(0, &words);
+            slot.commit();
+        }
     }
 
     /// Shows the engine what was written, and rings where it sleeps.

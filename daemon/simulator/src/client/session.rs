@@ -92,6 +92,7 @@ pub struct Client {
     due_ns: u64,
     burst_left: u32,
     turn: usize,
+    broken: bool,
     /// Head of the ring when it was found full.
     full_at: Option<(usize, u64)>,
 }
@@ -152,14 +153,30 @@ impl Client {
             due_ns: spec.starts_ns,
             burst_left: 0,
             turn: 0,
+            broken: false,
             full_at: None,
             spec,
         })
     }
 
-    /// Is nothing of it under way?
+    /// Is nothing of it under way that will have an end?
     pub fn is_quiet(&self) -> bool {
-        self.outbox.is_none() && self.jobs.is_empty()
+        self.spec.never_reads || self.broken || self.outbox.is_none() && self.jobs.is_empty()
+    }
+
+    /// Writes what is no request: a record without a length where `frame` is broken, else words without meaning. From here on it keeps no rules.
+    pub fn write_garbage(&mut self, engine: &mut dyn EngineCore, frame: bool) {
+        let words = std::array::from_fn(|_| self.random.word());
+        self.broken = true;
+        self.next_ns = None;
+        self.wires[0].push_garbage(words, frame);
+        self.outcomes[0].wrote(self.wires[0].written());
+        self.wires[0].publish(engine);
+    }
+
+    /// Did it break a rule?
+    pub fn is_broken(&self) -> bool {
+        self.broken
     }
 
     /// It asks for nothing more.
@@ -238,9 +255,17 @@ impl Client {
         has_room.then(|| due_ns.max(now_ns + 1))
     }
 
+    /// Another queue, and what it has come to write, to be waited for now and then.
+    fn awaited(&mut self, queue: usize) -> Option<(u32, u64)> {
+        let other = self.random.below(self.wires.len() as u64) as usize;
+        let value = self.wires[other].written();
+        (other != queue && self.random.chance(20)).then_some((other as u32, value))
+    }
+
     /// Makes the requests of a job: the first of a queue prepares what its jobs work on.
     fn build(&mut self, now_ns: u64) {
         let queue = self.turn % self.wires.len();
+        let awaited = self.awaited(queue);
         let spec = &self.spec;
         let mut builder = Builder {
             random: &mut self.random,
@@ -248,6 +273,7 @@ impl Client {
             staging: &self.staging,
             session: self.session.0 % SESSION_LABELS,
             tenant: SESSION_LABELS + u64::from(spec.tenant) % TENANT_LABELS,
+            first: self.wires[queue].written() + 1,
             steps: Vec::new(),
             expected: Vec::new(),
             uploads: Vec::new(),
@@ -259,6 +285,9 @@ impl Client {
                 self.bases[queue] = Some(bases);
             }
             Some(bases) => {
+                if let Some((other, value)) = awaited {
+                    builder.wait_for(other, value);
+                }
                 let chosen = builder.random.below(spec.jobs.len() as u64) as usize;
                 let made = builder.job(&spec.jobs[chosen], &mut bases[chosen]);
                 (kind, result) = (Some(chosen), Some(made));
@@ -350,6 +379,9 @@ impl Client {
         wake_ns: u64,
         finished: &mut Vec<Finished>,
     ) -> Result<(), Violation> {
+        if self.broken {
+            return Ok(());
+        }
         for queue in 0..self.wires.len() {
             self.look_at(queue)?;
         }
@@ -406,11 +438,14 @@ impl Client {
             Violation::new(violation.check, text)
         };
         let timeline = wire.timeline();
-        if timeline == outcomes.timeline() && !wire.has_error() {
+        let told = wire.has_error() && !self.spec.never_reads;
+        if timeline == outcomes.timeline() && !told {
             return Ok(());
         }
         outcomes.saw(timeline).map_err(about)?;
-        while let Some(error) = wire.pop_error() {
+        while !self.spec.never_reads
+            && let Some(error) = wire.pop_error()
+        {
             outcomes.failed(error.value, error.code).map_err(about)?;
         }
         outcomes.settle();
@@ -421,15 +456,19 @@ impl Client {
         let outcomes = &self.outcomes[job.queue];
         for expected in &job.expected {
             let value = job.first + expected.at;
-            if outcomes.failure(value, value).is_some() {
+            // Who takes no failures cannot know which of its values are there.
+            if outcomes.failure(value, value).is_some() || self.spec.never_reads {
                 continue;
             }
             let bytes = expected.region.as_slice();
             if !expected.label.fills(0, bytes) {
                 let text = format!(
-                    "session {}, queue {}: what request {value} downloaded is labelled {:x?} and not {:x?}",
+                    "session {}, queue {}: what request {value} of {:?}, requests {} to {}, downloaded is labelled {:x?} and not {:x?}",
                     self.session.0,
                     job.queue,
+                    job.kind.map(|kind| self.spec.jobs[kind]),
+                    job.first,
+                    job.last,
                     tensord_sim::Label::of_bytes(bytes),
                     expected.label
                 );

@@ -41,6 +41,10 @@ pub struct ClientSpec {
     pub burst: u32,
     /// See `burst`.
     pub record_ns: u64,
+    /// May its requests fail? Else a failure is a violation.
+    pub may_fail: bool,
+    /// Does it never take the failures that it is told of?
+    pub never_reads: bool,
 }
 
 impl Default for ClientSpec {
@@ -71,6 +75,8 @@ impl Default for ClientSpec {
             deadline_us: None,
             burst: 16,
             record_ns: 60,
+            may_fail: false,
+            never_reads: false,
         }
     }
 }
@@ -141,5 +147,15 @@ pub enum JobKind {
     Crossing {
         /// Of the value.
         elements: u64,
+    },
+    /// A chain that is cancelled as soon as it is written.
+    Cancelled {
+        /// How many operations.
+        operations: u32,
+    },
+    /// Requests that fail: constants that nobody holds are asked for.
+    Failing {
+        /// How many.
+        count: u32,
     },
 }
