@@ -10,6 +10,8 @@ pub mod client;
 pub mod fault;
 mod outcome;
 pub mod random;
+pub mod recording;
+pub mod replay;
 pub mod scenario;
 pub mod seed;
 mod setup;

@@ -5,6 +5,7 @@ use std::fmt;
 
 use crate::checks::Violation;
 use crate::client::Finished;
+use crate::recording::Recording;
 
 /// A run that could not go on.
 #[derive(Clone, Debug)]
@@ -63,6 +64,10 @@ pub struct ClientOutcome {
     pub requests: u64,
     /// Jobs with a failure.
     pub failed: u64,
+    /// When the last job was over.
+    pub last_ns: u64,
+    /// What it did, if that was written down.
+    pub recording: Option<Recording>,
 }
 
 impl ClientOutcome {
@@ -70,6 +75,7 @@ impl ClientOutcome {
     pub fn note(&mut self, finished: &Finished, horizon_ns: u64) {
         self.requests += finished.requests;
         self.failed += u64::from(finished.failure.is_some());
+        self.last_ns = finished.over_ns;
         let Some(kind) = finished.kind else { return };
         if finished.over_ns <= horizon_ns {
             *self.jobs.entry(kind).or_default() += 1;

@@ -261,5 +261,6 @@ fn client(random: &mut Random, tenants: u64, kinds: &[Vec<JobKind>]) -> ClientSp
         record_ns: random.pick(&[50, 200, 2_000]),
         may_fail: odd < 2,
         never_reads: odd == 1 && random.chance(50),
+        ..ClientSpec::default()
     }
 }

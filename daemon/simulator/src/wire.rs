@@ -42,6 +42,8 @@ pub struct Wire {
     submission: SubmissionMapMut,
     encoder: Encoder,
     rung_for: u64,
+    /// The record written last, where that is wanted.
+    last: Option<Vec<u64>>,
 }
 
 impl Wire {
@@ -74,6 +76,7 @@ impl Wire {
             submission: own,
             encoder: Encoder::default(),
             rung_for: 0,
+            last: None,
         })
     }
 
@@ -92,7 +95,20 @@ impl Wire {
         }
         let words = self.encoder.finish(urgency);
         self.producer.push(words, self.reader.head())?;
+        if let Some(last) = &mut self.last {
+            words.clone_into(last);
+        }
         Ok(self.producer.record_count())
+    }
+
+    /// Keeps each record that is written until the next one.
+    pub fn keep_last(&mut self) {
+        self.last.get_or_insert_default();
+    }
+
+    /// The record written last, if it is kept.
+    pub fn last(&self) -> Option<&[u64]> {
+        self.last.as_deref()
     }
 
     /// Writes a record as it is.

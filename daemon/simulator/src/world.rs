@@ -341,9 +341,10 @@ impl World {
 
     /// A client goes, or dies.
     fn leave(&mut self, number: usize, died: bool) -> Result<(), Violation> {
-        let Some(client) = self.clients[number].take() else {
+        let Some(mut client) = self.clients[number].take() else {
             return Ok(());
         };
+        self.outcomes[number].recording = client.recording();
         let now_ns = self.time.now_ns();
         let charged_ns = self.epoch.detach(&client, now_ns, died)?;
         if now_ns < self.setup.horizon_ns {

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::os::fd::AsFd;
+use std::sync::Arc;
 
 use tensord_daemon::config::Quotas;
 use tensord_daemon::engine_process::{EngineCore, SessionId, SessionSpec, TenantId};
@@ -12,10 +13,13 @@ use tensord_shm::staging::{StagingArena, StagingMap, StagingRegion};
 
 use super::handles::Handles;
 use super::job::{Builder, Expected, Step, Tensor};
+use super::player::Player;
+use super::recorder::Recorder;
 use super::spec::{ClientSpec, Pace};
 use crate::checks::outcomes::Outcomes;
 use crate::checks::{Check, Violation};
 use crate::random::Random;
+use crate::recording::{Action, Recording};
 use crate::wire::{PushError, Wire, WireError};
 
 /// Staging memory of a client.
@@ -34,8 +38,6 @@ const TENANT_LABELS: u64 = 15;
 struct Outbox {
     queue: usize,
     steps: VecDeque<Step>,
-    /// Timeline value of the first.
-    first: u64,
     job: Job,
 }
 
@@ -93,6 +95,8 @@ pub struct Client {
     burst_left: u32,
     turn: usize,
     broken: bool,
+    player: Option<Player>,
+    recorder: Option<Recorder>,
     /// Head of the ring when it was found full.
     full_at: Option<(usize, u64)>,
 }
@@ -130,10 +134,17 @@ impl Client {
             fuse: spec.fuse,
             batch: spec.batch,
         })?;
-        let memory = create_staging(STAGING_BYTES)?;
-        engine.add_staging(session, StagingMap::map(memory.as_fd(), STAGING_BYTES)?)?;
+        let staging_bytes = spec
+            .recording
+            .as_ref()
+            .map_or(STAGING_BYTES, |recording| recording.staging_bytes);
+        let memory = create_staging(staging_bytes)?;
+        engine.add_staging(session, StagingMap::map(memory.as_fd(), staging_bytes)?)?;
         let open = |queue| Wire::open(engine, session, queue, spec.slot_count);
-        let wires = (0..queues).map(open).collect::<Result<Vec<_>, _>>()?;
+        let mut wires = (0..queues).map(open).collect::<Result<Vec<_>, _>>()?;
+        if spec.records {
+            wires.iter_mut().for_each(Wire::keep_last);
+        }
         let each = |_| Vec::new();
         Ok(Client {
             session,
@@ -144,7 +155,7 @@ impl Client {
             handles: (0..queues)
                 .map(|k| Handles::new(k * HANDLES_EACH))
                 .collect(),
-            staging: StagingArena::map(memory.as_fd(), STAGING_BYTES)?,
+            staging: StagingArena::map(memory.as_fd(), staging_bytes)?,
             bases: (0..queues).map(|_| None).collect(),
             unwanted: (0..queues).map(each).collect(),
             outbox: None,
@@ -154,6 +165,11 @@ impl Client {
             burst_left: 0,
             turn: 0,
             broken: false,
+            player: spec
+                .recording
+                .as_ref()
+                .map(|recording| Player::new(Arc::clone(recording), spec.starts_ns)),
+            recorder: spec.records.then(Recorder::default),
             full_at: None,
             spec,
         })
@@ -161,6 +177,9 @@ impl Client {
 
     /// Is nothing of it under way that will have an end?
     pub fn is_quiet(&self) -> bool {
+        if let Some(player) = &self.player {
+            return player.is_over();
+        }
         self.spec.never_reads || self.broken || self.outbox.is_none() && self.jobs.is_empty()
     }
 
@@ -172,6 +191,21 @@ impl Client {
         self.wires[0].push_garbage(words, frame);
         self.outcomes[0].wrote(self.wires[0].written());
         self.wires[0].publish(engine);
+    }
+
+    /// What it did, if that was written down.
+    pub fn recording(&mut self) -> Option<Recording> {
+        let recorder = self.recorder.take()?;
+        Some(Recording {
+            class: self.spec.class,
+            weight: self.spec.weight,
+            fuse: self.spec.fuse,
+            batch: self.spec.batch,
+            queues: self.wires.len() as u32,
+            slot_count: self.spec.slot_count,
+            staging_bytes: STAGING_BYTES,
+            entries: recorder.entries,
+        })
     }
 
     /// Did it break a rule?
@@ -187,6 +221,15 @@ impl Client {
     /// Does what is due.
     pub fn act(&mut self, engine: &mut dyn EngineCore, now_ns: u64) {
         self.next_ns = None;
+        if let Some(player) = &mut self.player {
+            self.full_at = None;
+            let full_at = &mut self.full_at;
+            self.next_ns = player.act(&mut self.wires, engine, now_ns, full_at);
+            for (outcomes, wire) in self.outcomes.iter_mut().zip(&self.wires) {
+                outcomes.wrote(wire.written());
+            }
+            return;
+        }
         if self.outbox.is_none() && self.wants_job(now_ns) {
             self.build(now_ns);
         }
@@ -318,7 +361,6 @@ impl Client {
         let first = self.wires[queue].written() + 1;
         self.outbox = Some(Outbox {
             queue,
-            first,
             job: Job {
                 queue,
                 first,
@@ -347,7 +389,12 @@ impl Client {
         {
             let pushed = wire.push(&step.request, &step.releases, step.urgency);
             match pushed {
-                Ok(_) => drop(outbox.steps.pop_front()),
+                Ok(_) => {
+                    outbox.steps.pop_front();
+                    if let (Some(recorder), Some(words)) = (&mut self.recorder, wire.last()) {
+                        recorder.note(now_ns, queue, Action::Record(words.to_vec()));
+                    }
+                }
                 Err(PushError::Full(_)) => {
                     self.full_at = Some((queue, wire.head()));
                     break;
@@ -365,7 +412,16 @@ impl Client {
             return;
         }
         if self.spec.waits {
-            wire.demand(engine, outbox.first + outbox.job.last - outbox.job.first);
+            let last = outbox.job.last;
+            wire.demand(engine, last);
+            if let Some(recorder) = &mut self.recorder {
+                // Who has one job at a time waits for it.
+                let action = match self.spec.pace {
+                    Pace::Closed { depth: 0 | 1, .. } => Action::Wait(last),
+                    _ => Action::Demand(last),
+                };
+                recorder.note(now_ns, queue, action);
+            }
         }
         if let Some(outbox) = self.outbox.take() {
             self.jobs.push_back(outbox.job);
@@ -386,6 +442,18 @@ impl Client {
             self.look_at(queue)?;
         }
         let before = finished.len();
+        if let Some(player) = &mut self.player {
+            let stopped = self
+                .full_at
+                .is_some_and(|(queue, head)| self.wires[queue].head() != head);
+            let over = player.look(&self.outcomes, now_ns);
+            if stopped || over.is_some() {
+                let latest_ns = player.due_ns().max(now_ns + wake_ns);
+                self.next_ns = Some(latest_ns.max(now_ns + 1));
+            }
+            finished.extend(over);
+            return Ok(());
+        }
         let mut k = 0;
         while k < self.jobs.len() {
             let job = &self.jobs[k];
@@ -401,6 +469,9 @@ impl Client {
             .full_at
             .is_some_and(|(queue, head)| self.wires[queue].head() != head);
         if finished.len() > before {
+            if let Some(recorder) = &mut self.recorder {
+                recorder.went_on(now_ns);
+            }
             if let Pace::Closed { think_ns, .. } = self.spec.pace {
                 let think_ns = match think_ns {
                     0 => 0,

@@ -1,6 +1,10 @@
 //! What a simulated client is like.
 
+use std::sync::Arc;
+
 use tensord_shm::control::Class;
+
+use crate::recording::Recording;
 
 /// A client.
 #[derive(Clone, Debug)]
@@ -45,6 +49,10 @@ pub struct ClientSpec {
     pub may_fail: bool,
     /// Does it never take the failures that it is told of?
     pub never_reads: bool,
+    /// Is what it does written down?
+    pub records: bool,
+    /// It does what was recorded, in place of jobs.
+    pub recording: Option<Arc<Recording>>,
 }
 
 impl Default for ClientSpec {
@@ -77,6 +85,8 @@ impl Default for ClientSpec {
             record_ns: 60,
             may_fail: false,
             never_reads: false,
+            records: false,
+            recording: None,
         }
     }
 }
