@@ -260,11 +260,10 @@ impl Builder<'_> {
         });
     }
 
-    /// Gives the last operation a deadline.
+    /// What is asked for so far is late after so many microseconds.
     pub fn set_deadline(&mut self, class: Class, deadline_us: u64) {
-        let operations = self.steps.iter_mut().rev();
-        let mut last = operations.filter(|step| matches!(step.request, Request::Compute(_)));
-        if let Some(step) = last.next() {
+        self.step(Request::Flush);
+        if let Some(step) = self.steps.last_mut() {
             step.urgency = Some(Urgency {
                 class: match class {
                     Class::Realtime => 0,
