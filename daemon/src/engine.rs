@@ -111,6 +111,8 @@ pub struct Engine {
     held_until_ns: Option<u64>,
     /// When the first of those who have used their device time may run again.
     spent_until_ns: Option<u64>,
+    /// Tenants that left while launches were under way, which may give them memory back.
+    absent: Vec<TenantId>,
     lost: bool,
 }
 
@@ -145,6 +147,7 @@ impl Engine {
             slate: None,
             held_until_ns: None,
             spent_until_ns: None,
+            absent: Vec::new(),
             lost: false,
         }
     }
@@ -169,6 +172,9 @@ impl Engine {
         busy |= self.dispatch(now_ns);
         busy |= self.complete();
         self.note_running(Running::Nothing);
+        if self.lost {
+            return Progress::Busy;
+        }
         for k in 0..self.active.len() {
             let place = self.active[k];
             busy |= self.secure(place);
@@ -439,6 +445,15 @@ impl Engine {
     /// Nothing to do: what was let go is counted as free, and queues without news are no longer polled.
     fn rest(&mut self, now_ns: u64) {
         self.device.memory.collect(&mut *self.device.backend);
+        if self.device.in_flight.is_empty() {
+            for tenant in self.absent.drain(..) {
+                if !self.tenants.contains_key(&tenant) {
+                    self.device
+                        .memory
+                        .forget_tenant(&mut *self.device.backend, tenant);
+                }
+            }
+        }
         let mut k = 0;
         while k < self.active.len() {
             let place = self.active[k];

@@ -7,11 +7,18 @@
 
 pub mod checks;
 pub mod client;
+pub mod fault;
+mod outcome;
 pub mod random;
+pub mod recording;
+pub mod replay;
 pub mod scenario;
 pub mod seed;
+mod setup;
 pub mod story;
 pub mod wire;
 mod world;
 
-pub use world::{Between, ClientOutcome, Failure, Host, Outcome, Setup, World};
+pub use outcome::{ClientOutcome, Failure, Outcome};
+pub use setup::{Host, Setup};
+pub use world::{Between, World};

@@ -10,8 +10,11 @@ use tensord_shm::control::Class;
 use tensord_sim::Model;
 
 use crate::client::spec::{ClientSpec, JobKind, Pace};
+use crate::fault::Fault;
+use crate::outcome::{Failure, Outcome};
 use crate::random::Random;
-use crate::world::{Failure, Host, Outcome, Setup, World};
+use crate::setup::{Host, Setup};
+use crate::world::World;
 
 /// What may be chosen beside the seed.
 #[derive(Clone, Debug, Default)]
@@ -121,9 +124,15 @@ pub fn setup(seed: u64, options: &Options) -> Setup {
     let kinds: Vec<Vec<JobKind>> = (0..random.within(1, 3))
         .map(|_| jobs(&mut random))
         .collect();
-    let clients = (0..count)
+    let clients: Vec<ClientSpec> = (0..count)
         .map(|_| client(&mut random, tenants, &kinds))
         .collect();
+    let horizon_ns = random.within(200_000, 4_000_000);
+    let faults = match random.chance(40) {
+        true => faults(&mut random, clients.len(), horizon_ns),
+        false => Vec::new(),
+    };
+    let refuses = |(_, fault): &(u64, Fault)| *fault == Fault::RefusesMemory;
     Setup {
         model,
         host: Host {
@@ -135,12 +144,43 @@ pub fn setup(seed: u64, options: &Options) -> Setup {
         measured_merging: random.chance(70),
         slice_ns: random.pick(&[5_000, 50_000, 500_000]),
         policy: random.pick(&[PolicyName::Fair, PolicyName::Fair, PolicyName::Fifo]),
-        horizon_ns: random.within(200_000, 4_000_000),
+        horizon_ns,
         clients,
         lag_bound_ns: None,
-        may_fail: false,
+        may_fail: faults.iter().any(refuses),
+        faults,
         whole_story: options.whole_story,
     }
+}
+
+/// Some faults, in the order of their times.
+fn faults(random: &mut Random, clients: usize, horizon_ns: u64) -> Vec<(u64, Fault)> {
+    let mut faults = Vec::new();
+    for _ in 0..random.within(1, 4) {
+        let client = random.below(clients as u64) as usize;
+        let at_ns = random.below(horizon_ns);
+        let later_ns = at_ns + random.below(horizon_ns / 4);
+        match random.below(6) {
+            0 => faults.push((at_ns, Fault::DeviceFails)),
+            1 => faults.extend([
+                (at_ns, Fault::RefusesMemory),
+                (later_ns, Fault::GivesMemory),
+            ]),
+            2 | 3 => {
+                let frame = random.chance(50);
+                faults.push((at_ns, Fault::Garbage { client, frame }));
+                faults.push((later_ns, Fault::Returns { client }));
+            }
+            _ => {
+                faults.push((at_ns, Fault::Dies { client }));
+                if random.chance(70) {
+                    faults.push((later_ns, Fault::Returns { client }));
+                }
+            }
+        }
+    }
+    faults.sort_by_key(|(at_ns, _)| *at_ns);
+    faults
 }
 
 fn jobs(random: &mut Random) -> Vec<JobKind> {
@@ -189,7 +229,17 @@ fn pace(random: &mut Random) -> Pace {
 }
 
 fn client(random: &mut Random, tenants: u64, kinds: &[Vec<JobKind>]) -> ClientSpec {
-    let jobs = kinds[random.below(kinds.len() as u64) as usize].clone();
+    let mut jobs = kinds[random.below(kinds.len() as u64) as usize].clone();
+    let odd = random.below(20);
+    match odd {
+        0 => jobs.push(JobKind::Cancelled {
+            operations: random.within(1, 40) as u32,
+        }),
+        1 => jobs.push(JobKind::Failing {
+            count: random.within(1, 100) as u32,
+        }),
+        _ => {}
+    }
     ClientSpec {
         tenant: random.below(tenants) as u32,
         tenant_weight: 100,
@@ -209,5 +259,8 @@ fn client(random: &mut Random, tenants: u64, kinds: &[Vec<JobKind>]) -> ClientSp
         deadline_us: random.chance(20).then(|| random.within(50, 5_000)),
         burst: random.pick(&[1, 4, 16, 64]),
         record_ns: random.pick(&[50, 200, 2_000]),
+        may_fail: odd < 2,
+        never_reads: odd == 1 && random.chance(50),
+        ..ClientSpec::default()
     }
 }

@@ -7,7 +7,7 @@ use tensord_shm::completion::{ErrorEntry, QueueState, Reader, Writer};
 use tensord_shm::doorbell::must_ring;
 use tensord_shm::handle::Handle;
 use tensord_shm::record::{Encoder, Request, TooLong, Urgency};
-use tensord_shm::ring::{Consumer, Full, Producer};
+use tensord_shm::ring::{Consumer, Full, Producer, SLOT_WORDS};
 use tensord_shm::segment::{
     CompletionMap, CompletionMapMut, SegmentFault, SubmissionMap, SubmissionMapMut,
     create_completion, create_submission, seal_completion,
@@ -42,6 +42,8 @@ pub struct Wire {
     submission: SubmissionMapMut,
     encoder: Encoder,
     rung_for: u64,
+    /// The record written last, where that is wanted.
+    last: Option<Vec<u64>>,
 }
 
 impl Wire {
@@ -74,6 +76,7 @@ impl Wire {
             submission: own,
             encoder: Encoder::default(),
             rung_for: 0,
+            last: None,
         })
     }
 
@@ -92,13 +95,37 @@ impl Wire {
         }
         let words = self.encoder.finish(urgency);
         self.producer.push(words, self.reader.head())?;
+        if let Some(last) = &mut self.last {
+            words.clone_into(last);
+        }
         Ok(self.producer.record_count())
+    }
+
+    /// Keeps each record that is written until the next one.
+    pub fn keep_last(&mut self) {
+        self.last.get_or_insert_default();
+    }
+
+    /// The record written last, if it is kept.
+    pub fn last(&self) -> Option<&[u64]> {
+        self.last.as_deref()
     }
 
     /// Writes a record as it is.
     pub fn push_words(&mut self, words: &[u64]) -> Result<u64, Full> {
         self.producer.push(words, self.reader.head())?;
         Ok(self.producer.record_count())
+    }
+
+    /// Writes words that are no request, with the length of a record or with none. They are left out where the ring is full.
+    pub fn push_garbage(&mut self, mut words: [u64; SLOT_WORDS], frame: bool) {
+        // The lowest byte states the length in slots.
+        words[0] = words[0] & !0xff | u64::from(!frame);
+        self.producer.observe_head(self.reader.head());
+        if let Ok(mut slot) = self.producer.reserve(1) {
+            slot.write(0, &words);
+            slot.commit();
+        }
     }
 
     /// Shows the engine what was written, and rings where it sleeps.

@@ -34,7 +34,7 @@ impl Engine {
 
     fn finish_slice(&mut self, ran: &Ran) {
         if let Some(fault) = &ran.fault {
-            self.device_failed(fault);
+            return self.device_failed(fault);
         }
         self.busy_ns += ran.busy_ns;
         let Some(mut launch) = self.device.take(ran.id) else {

@@ -190,6 +190,9 @@ impl EngineCore for Engine {
             self.device
                 .memory
                 .forget_tenant(&mut *self.device.backend, tenant);
+            if !self.device.in_flight.is_empty() {
+                self.absent.push(tenant);
+            }
         }
         totals
     }

@@ -361,7 +361,7 @@ impl Device {
         self.log.as_mut().map(std::mem::take).unwrap_or_default()
     }
 
-    /// The launch that ends as the `count`-th from now on fails, and with it the device.
+    /// The launch that ends as the `count`-th from now on fails, and with it the device; the last that a count can name never comes.
     pub fn fail_in(&mut self, count: u64) {
         self.fault_in = Some(count.max(1));
     }

@@ -15,6 +15,8 @@ use crate::random::Random;
 
 /// Values up to this size are uploaded; larger ones are made on the device.
 pub const UPLOAD_BYTES_MAX: u64 = 64 << 10;
+/// Longest wait of a queue for another one: longer than any run.
+const WAIT_US: u64 = 60_000_000;
 const DTYPE: DType = DType::F32;
 const ELEMENT_BYTES: u64 = 4;
 
@@ -61,6 +63,8 @@ pub struct Builder<'a> {
     pub session: u64,
     /// The same of its tenant's constants.
     pub tenant: u64,
+    /// Timeline value of the first request.
+    pub first: u64,
     /// Requests so far.
     pub steps: Vec<Step>,
     /// Downloads so far.
@@ -256,11 +260,10 @@ impl Builder<'_> {
         });
     }
 
-    /// Gives the last operation a deadline.
+    /// What is asked for so far is late after so many microseconds.
     pub fn set_deadline(&mut self, class: Class, deadline_us: u64) {
-        let operations = self.steps.iter_mut().rev();
-        let mut last = operations.filter(|step| matches!(step.request, Request::Compute(_)));
-        if let Some(step) = last.next() {
+        self.step(Request::Flush);
+        if let Some(step) = self.steps.last_mut() {
             step.urgency = Some(Urgency {
                 class: match class {
                     Class::Realtime => 0,
@@ -286,7 +289,8 @@ impl Builder<'_> {
             JobKind::Graph { width, .. } => {
                 vec![self.value(&[width, width]), self.value(&[width, width])]
             }
-            JobKind::Crossing { .. } => {
+            JobKind::Cancelled { .. } => vec![self.value(&[100])],
+            JobKind::Crossing { .. } | JobKind::Failing { .. } => {
                 self.step(Request::NoOp);
                 Vec::new()
             }
@@ -326,7 +330,37 @@ impl Builder<'_> {
                 let result = self.with_scalar(Elementwise::Add, x);
                 self.after(result, x)
             }
+            JobKind::Cancelled { operations } => {
+                let result = self.chain(bases[0], operations, false);
+                let first = self.first + self.random.below(self.steps.len() as u64);
+                let last = self.first + self.steps.len() as u64 - 1;
+                self.step(Request::Cancel { first, last });
+                result
+            }
+            JobKind::Failing { count } => {
+                let meta = meta(&[16]);
+                for _ in 0..count {
+                    let out = self.handles.take();
+                    let hash = [0x5a; 32];
+                    self.step(Request::Bind { out, meta, hash });
+                    self.release(Tensor {
+                        handle: out,
+                        meta,
+                        label: Label::ZERO,
+                    });
+                }
+                self.value(&[16])
+            }
         }
+    }
+
+    /// The queue goes on when another one of the session has come to a value.
+    pub fn wait_for(&mut self, queue: u32, value: u64) {
+        self.step(Request::WaitQueue {
+            queue,
+            value,
+            timeout_us: WAIT_US,
+        });
     }
 
     fn chain(&mut self, base: Tensor, operations: u32, carry: bool) -> Tensor {

@@ -5,6 +5,8 @@
 
 mod handles;
 pub mod job;
+mod player;
+mod recorder;
 mod session;
 pub mod spec;
 

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::os::fd::AsFd;
+use std::sync::Arc;
 
 use tensord_daemon::config::Quotas;
 use tensord_daemon::engine_process::{EngineCore, SessionId, SessionSpec, TenantId};
@@ -12,10 +13,13 @@ use tensord_shm::staging::{StagingArena, StagingMap, StagingRegion};
 
 use super::handles::Handles;
 use super::job::{Builder, Expected, Step, Tensor};
+use super::player::Player;
+use super::recorder::Recorder;
 use super::spec::{ClientSpec, Pace};
 use crate::checks::outcomes::Outcomes;
 use crate::checks::{Check, Violation};
 use crate::random::Random;
+use crate::recording::{Action, Recording};
 use crate::wire::{PushError, Wire, WireError};
 
 /// Staging memory of a client.
@@ -34,8 +38,6 @@ const TENANT_LABELS: u64 = 15;
 struct Outbox {
     queue: usize,
     steps: VecDeque<Step>,
-    /// Timeline value of the first.
-    first: u64,
     job: Job,
 }
 
@@ -92,6 +94,9 @@ pub struct Client {
     due_ns: u64,
     burst_left: u32,
     turn: usize,
+    broken: bool,
+    player: Option<Player>,
+    recorder: Option<Recorder>,
     /// Head of the ring when it was found full.
     full_at: Option<(usize, u64)>,
 }
@@ -129,10 +134,17 @@ impl Client {
             fuse: spec.fuse,
             batch: spec.batch,
         })?;
-        let memory = create_staging(STAGING_BYTES)?;
-        engine.add_staging(session, StagingMap::map(memory.as_fd(), STAGING_BYTES)?)?;
+        let staging_bytes = spec
+            .recording
+            .as_ref()
+            .map_or(STAGING_BYTES, |recording| recording.staging_bytes);
+        let memory = create_staging(staging_bytes)?;
+        engine.add_staging(session, StagingMap::map(memory.as_fd(), staging_bytes)?)?;
         let open = |queue| Wire::open(engine, session, queue, spec.slot_count);
-        let wires = (0..queues).map(open).collect::<Result<Vec<_>, _>>()?;
+        let mut wires = (0..queues).map(open).collect::<Result<Vec<_>, _>>()?;
+        if spec.records {
+            wires.iter_mut().for_each(Wire::keep_last);
+        }
         let each = |_| Vec::new();
         Ok(Client {
             session,
@@ -143,7 +155,7 @@ impl Client {
             handles: (0..queues)
                 .map(|k| Handles::new(k * HANDLES_EACH))
                 .collect(),
-            staging: StagingArena::map(memory.as_fd(), STAGING_BYTES)?,
+            staging: StagingArena::map(memory.as_fd(), staging_bytes)?,
             bases: (0..queues).map(|_| None).collect(),
             unwanted: (0..queues).map(each).collect(),
             outbox: None,
@@ -152,14 +164,53 @@ impl Client {
             due_ns: spec.starts_ns,
             burst_left: 0,
             turn: 0,
+            broken: false,
+            player: spec
+                .recording
+                .as_ref()
+                .map(|recording| Player::new(Arc::clone(recording), spec.starts_ns)),
+            recorder: spec.records.then(Recorder::default),
             full_at: None,
             spec,
         })
     }
 
-    /// Is nothing of it under way?
+    /// Is nothing of it under way that will have an end?
     pub fn is_quiet(&self) -> bool {
-        self.outbox.is_none() && self.jobs.is_empty()
+        if let Some(player) = &self.player {
+            return player.is_over();
+        }
+        self.spec.never_reads || self.broken || self.outbox.is_none() && self.jobs.is_empty()
+    }
+
+    /// Writes what is no request: a record without a length where `frame` is broken, else words without meaning. From here on it keeps no rules.
+    pub fn write_garbage(&mut self, engine: &mut dyn EngineCore, frame: bool) {
+        let words = std::array::from_fn(|_| self.random.word());
+        self.broken = true;
+        self.next_ns = None;
+        self.wires[0].push_garbage(words, frame);
+        self.outcomes[0].wrote(self.wires[0].written());
+        self.wires[0].publish(engine);
+    }
+
+    /// What it did, if that was written down.
+    pub fn recording(&mut self) -> Option<Recording> {
+        let recorder = self.recorder.take()?;
+        Some(Recording {
+            class: self.spec.class,
+            weight: self.spec.weight,
+            fuse: self.spec.fuse,
+            batch: self.spec.batch,
+            queues: self.wires.len() as u32,
+            slot_count: self.spec.slot_count,
+            staging_bytes: STAGING_BYTES,
+            entries: recorder.entries,
+        })
+    }
+
+    /// Did it break a rule?
+    pub fn is_broken(&self) -> bool {
+        self.broken
     }
 
     /// It asks for nothing more.
@@ -170,6 +221,15 @@ impl Client {
     /// Does what is due.
     pub fn act(&mut self, engine: &mut dyn EngineCore, now_ns: u64) {
         self.next_ns = None;
+        if let Some(player) = &mut self.player {
+            self.full_at = None;
+            let full_at = &mut self.full_at;
+            self.next_ns = player.act(&mut self.wires, engine, now_ns, full_at);
+            for (outcomes, wire) in self.outcomes.iter_mut().zip(&self.wires) {
+                outcomes.wrote(wire.written());
+            }
+            return;
+        }
         if self.outbox.is_none() && self.wants_job(now_ns) {
             self.build(now_ns);
         }
@@ -238,9 +298,17 @@ impl Client {
         has_room.then(|| due_ns.max(now_ns + 1))
     }
 
+    /// Another queue, and what it has come to write, to be waited for now and then.
+    fn awaited(&mut self, queue: usize) -> Option<(u32, u64)> {
+        let other = self.random.below(self.wires.len() as u64) as usize;
+        let value = self.wires[other].written();
+        (other != queue && self.random.chance(20)).then_some((other as u32, value))
+    }
+
     /// Makes the requests of a job: the first of a queue prepares what its jobs work on.
     fn build(&mut self, now_ns: u64) {
         let queue = self.turn % self.wires.len();
+        let awaited = self.awaited(queue);
         let spec = &self.spec;
         let mut builder = Builder {
             random: &mut self.random,
@@ -248,6 +316,7 @@ impl Client {
             staging: &self.staging,
             session: self.session.0 % SESSION_LABELS,
             tenant: SESSION_LABELS + u64::from(spec.tenant) % TENANT_LABELS,
+            first: self.wires[queue].written() + 1,
             steps: Vec::new(),
             expected: Vec::new(),
             uploads: Vec::new(),
@@ -259,6 +328,9 @@ impl Client {
                 self.bases[queue] = Some(bases);
             }
             Some(bases) => {
+                if let Some((other, value)) = awaited {
+                    builder.wait_for(other, value);
+                }
                 let chosen = builder.random.below(spec.jobs.len() as u64) as usize;
                 let made = builder.job(&spec.jobs[chosen], &mut bases[chosen]);
                 (kind, result) = (Some(chosen), Some(made));
@@ -289,7 +361,6 @@ impl Client {
         let first = self.wires[queue].written() + 1;
         self.outbox = Some(Outbox {
             queue,
-            first,
             job: Job {
                 queue,
                 first,
@@ -318,7 +389,12 @@ impl Client {
         {
             let pushed = wire.push(&step.request, &step.releases, step.urgency);
             match pushed {
-                Ok(_) => drop(outbox.steps.pop_front()),
+                Ok(_) => {
+                    outbox.steps.pop_front();
+                    if let (Some(recorder), Some(words)) = (&mut self.recorder, wire.last()) {
+                        recorder.note(now_ns, queue, Action::Record(words.to_vec()));
+                    }
+                }
                 Err(PushError::Full(_)) => {
                     self.full_at = Some((queue, wire.head()));
                     break;
@@ -336,7 +412,16 @@ impl Client {
             return;
         }
         if self.spec.waits {
-            wire.demand(engine, outbox.first + outbox.job.last - outbox.job.first);
+            let last = outbox.job.last;
+            wire.demand(engine, last);
+            if let Some(recorder) = &mut self.recorder {
+                // Who has one job at a time waits for it.
+                let action = match self.spec.pace {
+                    Pace::Closed { depth: 0 | 1, .. } => Action::Wait(last),
+                    _ => Action::Demand(last),
+                };
+                recorder.note(now_ns, queue, action);
+            }
         }
         if let Some(outbox) = self.outbox.take() {
             self.jobs.push_back(outbox.job);
@@ -350,10 +435,25 @@ impl Client {
         wake_ns: u64,
         finished: &mut Vec<Finished>,
     ) -> Result<(), Violation> {
+        if self.broken {
+            return Ok(());
+        }
         for queue in 0..self.wires.len() {
             self.look_at(queue)?;
         }
         let before = finished.len();
+        if let Some(player) = &mut self.player {
+            let stopped = self
+                .full_at
+                .is_some_and(|(queue, head)| self.wires[queue].head() != head);
+            let over = player.look(&self.outcomes, now_ns);
+            if stopped || over.is_some() {
+                let latest_ns = player.due_ns().max(now_ns + wake_ns);
+                self.next_ns = Some(latest_ns.max(now_ns + 1));
+            }
+            finished.extend(over);
+            return Ok(());
+        }
         let mut k = 0;
         while k < self.jobs.len() {
             let job = &self.jobs[k];
@@ -369,6 +469,9 @@ impl Client {
             .full_at
             .is_some_and(|(queue, head)| self.wires[queue].head() != head);
         if finished.len() > before {
+            if let Some(recorder) = &mut self.recorder {
+                recorder.went_on(now_ns);
+            }
             if let Pace::Closed { think_ns, .. } = self.spec.pace {
                 let think_ns = match think_ns {
                     0 => 0,
@@ -406,11 +509,14 @@ impl Client {
             Violation::new(violation.check, text)
         };
         let timeline = wire.timeline();
-        if timeline == outcomes.timeline() && !wire.has_error() {
+        let told = wire.has_error() && !self.spec.never_reads;
+        if timeline == outcomes.timeline() && !told {
             return Ok(());
         }
         outcomes.saw(timeline).map_err(about)?;
-        while let Some(error) = wire.pop_error() {
+        while !self.spec.never_reads
+            && let Some(error) = wire.pop_error()
+        {
             outcomes.failed(error.value, error.code).map_err(about)?;
         }
         outcomes.settle();
@@ -421,15 +527,19 @@ impl Client {
         let outcomes = &self.outcomes[job.queue];
         for expected in &job.expected {
             let value = job.first + expected.at;
-            if outcomes.failure(value, value).is_some() {
+            // Who takes no failures cannot know which of its values are there.
+            if outcomes.failure(value, value).is_some() || self.spec.never_reads {
                 continue;
             }
             let bytes = expected.region.as_slice();
             if !expected.label.fills(0, bytes) {
                 let text = format!(
-                    "session {}, queue {}: what request {value} downloaded is labelled {:x?} and not {:x?}",
+                    "session {}, queue {}: what request {value} of {:?}, requests {} to {}, downloaded is labelled {:x?} and not {:x?}",
                     self.session.0,
                     job.queue,
+                    job.kind.map(|kind| self.spec.jobs[kind]),
+                    job.first,
+                    job.last,
                     tensord_sim::Label::of_bytes(bytes),
                     expected.label
                 );

@@ -1,6 +1,10 @@
 //! What a simulated client is like.
 
+use std::sync::Arc;
+
 use tensord_shm::control::Class;
+
+use crate::recording::Recording;
 
 /// A client.
 #[derive(Clone, Debug)]
@@ -41,6 +45,14 @@ pub struct ClientSpec {
     pub burst: u32,
     /// See `burst`.
     pub record_ns: u64,
+    /// May its requests fail? Else a failure is a violation.
+    pub may_fail: bool,
+    /// Does it never take the failures that it is told of?
+    pub never_reads: bool,
+    /// Is what it does written down?
+    pub records: bool,
+    /// It does what was recorded, in place of jobs.
+    pub recording: Option<Arc<Recording>>,
 }
 
 impl Default for ClientSpec {
@@ -71,6 +83,10 @@ impl Default for ClientSpec {
             deadline_us: None,
             burst: 16,
             record_ns: 60,
+            may_fail: false,
+            never_reads: false,
+            records: false,
+            recording: None,
         }
     }
 }
@@ -141,5 +157,15 @@ pub enum JobKind {
     Crossing {
         /// Of the value.
         elements: u64,
+    },
+    /// A chain that is cancelled as soon as it is written.
+    Cancelled {
+        /// How many operations.
+        operations: u32,
+    },
+    /// Requests that fail: constants that nobody holds are asked for.
+    Failing {
+        /// How many.
+        count: u32,
     },
 }

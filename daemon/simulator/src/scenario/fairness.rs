@@ -2,7 +2,7 @@
 
 use super::{Bench, Figure, Figures, Wanted, chain_of, product_of, saturating};
 use crate::client::spec::{ClientSpec, Pace};
-use crate::world::{Failure, Outcome};
+use crate::outcome::{Failure, Outcome};
 
 /// Shares of a whole, in percent.
 fn percent_of(parts: &[f64]) -> Vec<f64> {
@@ -34,7 +34,7 @@ fn had(bench: &Bench, specs: &[ClientSpec], outcome: &Outcome) -> Result<Had, Bo
     })
 }
 
-fn jobs_of(client: &crate::world::ClientOutcome) -> f64 {
+fn jobs_of(client: &crate::outcome::ClientOutcome) -> f64 {
     client.jobs.values().sum::<u64>() as f64
 }
 

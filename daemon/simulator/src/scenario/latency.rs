@@ -44,7 +44,7 @@ pub fn realtime(bench: &Bench) -> Figures {
         percentile(latencies, 99.0) / 1e3,
     );
     let slice_us = bench.slice_ns as f64 / 1e3;
-    let charged = |clients: &[crate::world::ClientOutcome]| {
+    let charged = |clients: &[crate::outcome::ClientOutcome]| {
         clients.iter().map(|client| client.charged_ns).sum::<u64>() as f64
     };
     let kept = charged(&together.clients[1..]) / charged(&undisturbed.clients);

@@ -13,7 +13,9 @@ use tensord_daemon::schedule::PolicyName;
 use tensord_sim::Model;
 
 use crate::client::spec::{ClientSpec, JobKind, Pace};
-use crate::world::{Failure, Outcome, Setup, World};
+use crate::outcome::{Failure, Outcome};
+use crate::setup::Setup;
+use crate::world::World;
 
 /// How scenarios are run.
 #[derive(Clone, Debug)]

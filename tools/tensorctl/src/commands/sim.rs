@@ -1,18 +1,23 @@
 //! `tensorctl sim`: the engine in virtual time, on a device that is not there. Needs no daemon.
 //!
 //! Seeds look for broken rules and end with exit status 1 at the first; scenarios give figures of the scheduler, with exit status 1
-//! where one is not what it should be.
+//! where one is not what it should be; a recording of one client is played by many, to see what a device would make of them.
 
-use std::io::{self, IsTerminal, Write};
+use std::fs::File;
+use std::io::{self, BufReader, BufWriter, IsTerminal, Write};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-use anyhow::bail;
+use anyhow::{Context, bail};
 use clap::Args;
 use serde_json::{Value, json};
 use tensord_daemon::schedule::PolicyName;
 use tensord_sim::Model;
+use tensord_simulator::recording::Recording;
+use tensord_simulator::replay::{self, Played};
 use tensord_simulator::scenario::{Bench, Figure, SCENARIOS, Scenario};
 use tensord_simulator::seed::{self, Broken, Sum};
 
@@ -51,6 +56,15 @@ pub struct Options {
     /// Names the scenarios and runs nothing.
     #[arg(long)]
     list: bool,
+    /// Plays a recording, by as many clients as --clients says, and tells what the device would be busy with.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["scenario", "record"])]
+    trace: Option<PathBuf>,
+    /// Clients that play the recording.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=4096))]
+    clients: u16,
+    /// Writes a recording of the first client of the seed that --from names.
+    #[arg(long, value_name = "FILE", conflicts_with = "scenario")]
+    record: Option<PathBuf>,
     /// Turns of a scenario: fair, or fifo for first come, first served.
     #[arg(long, value_name = "POLICY", value_parser = policy, default_value = "fair")]
     policy: PolicyName,
@@ -83,6 +97,12 @@ pub fn run(as_json: bool, options: &Options) -> anyhow::Result<ExitCode> {
         let head = [("SCENARIO", Align::Left), ("WHAT", Align::Left)];
         table::print(&mut out, &head, &rows)?;
         return Ok(ExitCode::SUCCESS);
+    }
+    if let Some(path) = &options.record {
+        return record(&mut out, (path, model), options.from);
+    }
+    if let Some(path) = &options.trace {
+        return play(&mut out, as_json, (path, model), options);
     }
     match &options.scenario {
         Some(name) => scenarios(&mut out, as_json, (name, model), options),
@@ -133,7 +153,7 @@ fn seeds(
             if !as_json {
                 writeln!(out, "{}", broken.failure)?;
                 writeln!(out, "seed {}: {}", broken.seed, broken.failure.violation)?;
-                writeln!(out, "again: {}", replay(&broken, options))?;
+                writeln!(out, "again: {}", again(&broken, options))?;
             }
             Ok(ExitCode::FAILURE)
         }
@@ -147,16 +167,19 @@ fn print_sum(out: &mut impl Write, sum: &Sum, seconds: f64) -> io::Result<()> {
         units::count(sum.seeds),
         units::count(sum.requests),
         units::count(sum.launches),
-        significant_seconds(sum.virtual_ns),
+        virtual_time(sum.virtual_ns),
     )
 }
 
-fn significant_seconds(ns: u64) -> String {
-    format!("{:.2} s", ns as f64 / 1e9)
+fn virtual_time(ns: u64) -> String {
+    match ns {
+        0..1_000_000_000 => format!("{} ms", significant(ns as f64 / 1e6)),
+        _ => format!("{} s", significant(ns as f64 / 1e9)),
+    }
 }
 
 /// The command that shows a broken seed again.
-fn replay(broken: &Broken, options: &Options) -> String {
+fn again(broken: &Broken, options: &Options) -> String {
     let device = options.device.as_deref();
     let device = device.map_or(String::new(), |device| format!(" --device {device}"));
     format!("tensorctl sim --seeds 1 --from {}{device} -v", broken.seed)
@@ -171,7 +194,7 @@ fn seeds_json(ran: &Result<Sum, Broken>, options: &Options, seconds: f64) -> Val
             "text": broken.failure.violation.text,
             "at_ns": broken.failure.at_ns,
             "story": broken.failure.story,
-            "replay": replay(broken, options),
+            "replay": again(broken, options),
         })
     });
     json!({
@@ -206,6 +229,110 @@ fn erase() {
         let _ = write!(terminal, "\r\x1b[2K");
         let _ = terminal.flush();
     }
+}
+
+// ---------------------------------------------------------------------- recordings
+
+fn record(
+    out: &mut impl Write,
+    (path, model): (&Path, Option<Model>),
+    seed: u64,
+) -> anyhow::Result<ExitCode> {
+    let recording =
+        replay::record(seed, model).map_err(|failure| anyhow::anyhow!("seed {seed}: {failure}"))?;
+    let mut file = BufWriter::new(File::create(path).with_context(|| path.display().to_string())?);
+    recording.write(&mut file)?;
+    file.flush()?;
+    let entries = units::count(recording.entries.len() as u64);
+    writeln!(
+        out,
+        "{entries} entries of seed {seed} in {}",
+        path.display()
+    )?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn play(
+    out: &mut impl Write,
+    as_json: bool,
+    (path, model): (&Path, Option<Model>),
+    options: &Options,
+) -> anyhow::Result<ExitCode> {
+    let name = || path.display().to_string();
+    let mut file = BufReader::new(File::open(path).with_context(name)?);
+    let recording = Recording::read(&mut file).with_context(name)?;
+    let model = model.unwrap_or_default();
+    let device = format!("sim:{}", model.name);
+    let clients = usize::from(options.clients);
+    let played = replay::play(&Arc::new(recording), clients, model, options.from)
+        .map_err(|failure| anyhow::anyhow!("{}: {failure}", path.display()))?;
+    if as_json {
+        writeln!(out, "{:#}", played_json(&played, &device))?;
+    } else {
+        print_played(out, &played, &device)?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn percentiles(played: &Played) -> [(&'static str, Option<u64>); 4] {
+    let all = &played.latencies_ns;
+    let at = |share: f64| all.get(((all.len() as f64 * share) as usize).min(all.len().max(1) - 1));
+    [("p50", 0.5), ("p90", 0.9), ("p99", 0.99), ("most", 1.0)]
+        .map(|(name, share)| (name, at(share).copied()))
+}
+
+fn played_json(played: &Played, device: &str) -> Value {
+    let latency: serde_json::Map<_, _> = percentiles(played)
+        .into_iter()
+        .map(|(name, ns)| (name.to_owned(), json!(ns)))
+        .collect();
+    json!({
+        "device": device,
+        "clients": played.clients,
+        "virtual_ns": played.took_ns,
+        "device_busy": played.busy,
+        "launches": played.launches,
+        "instances_per_launch": played.instances_each,
+        "requests": played.requests,
+        "requests_failed_steps": played.failed,
+        "requests_per_s_least": played.requests_per_s.0,
+        "requests_per_s_most": played.requests_per_s.1,
+        "step_latency_ns": latency,
+    })
+}
+
+fn print_played(out: &mut impl Write, played: &Played, device: &str) -> io::Result<()> {
+    let mut line = |name: &str, text: String| writeln!(out, "{name:<14}{text}");
+    let took = virtual_time(played.took_ns);
+    line(
+        "clients",
+        format!("{} on {device}, done after {took}", played.clients),
+    )?;
+    line("device busy", format!("{:.1} %", played.busy * 100.0))?;
+    line(
+        "launches",
+        format!(
+            "{}, {} instances each",
+            units::count(played.launches),
+            significant(played.instances_each)
+        ),
+    )?;
+    let latency = percentiles(played).map(|(name, ns)| {
+        let us = units::or_dash(ns, |ns| significant(ns as f64 / 1e3));
+        format!("{name} {us} us")
+    });
+    line("step latency", latency.join(", "))?;
+    let (least, most) = played.requests_per_s;
+    line(
+        "requests/s",
+        format!(
+            "{} to {} for each client; {} requests in all, {} steps with a failure",
+            significant(least),
+            significant(most),
+            units::count(played.requests),
+            units::count(played.failed)
+        ),
+    )
 }
 
 // ---------------------------------------------------------------------- scenarios
