@@ -166,6 +166,9 @@ pub struct EngineConfig {
     pub simd: String,
     /// Bytes of memory that the device may hold; 0 is three quarters of the machine's, of a simulated device its model's. Default 0.
     pub device_bytes: u64,
+    /// Bytes of host memory for tensors that the device has no room for; 0 is none. Default: half of the machine's memory, and of a
+    /// device in the machine's memory what is left of seven eighths.
+    pub spill_bytes: Option<u64>,
 }
 
 impl Default for Config {
@@ -200,6 +203,7 @@ impl Default for EngineConfig {
             threads: 0,
             simd: "auto".to_owned(),
             device_bytes: 0,
+            spill_bytes: None,
         }
     }
 }

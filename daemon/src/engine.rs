@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use tensord_plan::{Backend, DeviceFault, LaunchId, Ran};
 use tensord_shm::CHECKED;
+use tensord_shm::control::Class;
 use tensord_shm::error::Code;
 use tensord_shm::ring::RecordBuf;
 use tensord_shm::staging::StagingMap;
@@ -23,7 +24,8 @@ use tensord_shm::staging::StagingMap;
 use crate::account::Account;
 use crate::bills::Bills;
 use crate::clock::Clock;
-use crate::dispatch::{Device, Placed, running_of};
+use crate::dispatch::memory::Block;
+use crate::dispatch::{Device, Launched, Placed, running_of};
 use crate::engine_process::{
     Progress, QueueEnds, Refusal, SessionFault, SessionId, SessionSpec, SessionTotals, TenantId,
 };
@@ -51,6 +53,8 @@ pub use self::core::make;
 const LAUNCHES_MAX: usize = 2;
 /// After so much of a slice's time new requests are looked for.
 const LOOKS_IN_SLICE: u64 = 4;
+/// Planned works of a queue that are asked what they will read.
+const WORKS_AHEAD_MAX: usize = 64;
 /// A queue without news for this long is no longer polled; its client rings.
 const POLL_NS: u64 = 2_000_000;
 
@@ -69,6 +73,8 @@ pub struct Settings {
     pub slice_ns: u64,
     /// Whose turn it is.
     pub policy: PolicyName,
+    /// Host memory for what the device has no room for; 0 is none.
+    pub spill_bytes: u64,
     /// Is this engine simulated? Then everything happens on its own thread and by its own clock, constants are hashed where they
     /// come, and a device that fails ends the engine ([`Engine::is_lost`]) and not the process.
     pub simulated: bool,
@@ -127,7 +133,7 @@ impl Engine {
         Engine {
             clock,
             settings,
-            device: Device::new(backend, settings.simulated),
+            device: Device::new(backend, settings.spill_bytes, settings.simulated),
             plans: PlanCache::default(),
             scheduler,
             sessions: Vec::new(),
@@ -158,6 +164,7 @@ impl Engine {
             return Progress::Idle;
         }
         let now_ns = self.clock.ns_of(self.stages.begin(&*self.clock));
+        self.device.memory.now_ns = now_ns;
         let mut busy = self.complete();
         if self.device.constants.collect() {
             self.enter(Stage::Control);
@@ -243,11 +250,19 @@ impl Engine {
             candidates.clear();
             self.gather(&mut candidates, &mut any);
             if candidates.is_empty() {
+                self.held_until_ns = self.device.pressure.next_ns();
                 break;
+            }
+            if let Some(first) = self.postponed_among(&candidates) {
+                self.enter(Stage::Dispatch);
+                self.launch(&candidates, &[first], now_ns);
+                self.complete();
+                any = true;
+                continue;
             }
             match self.scheduler.decide(&candidates, slice_ns, now_ns) {
                 Decision::Hold { until_ns } => {
-                    self.held_until_ns = Some(until_ns);
+                    self.held_until_ns = earlier(self.device.pressure.next_ns(), until_ns);
                     break;
                 }
                 Decision::Launch(group) => {
@@ -264,7 +279,7 @@ impl Engine {
         }
         candidates.clear();
         self.candidates = candidates;
-        any
+        any | self.look_ahead()
     }
 
     /// What can run: launches that were stopped, and the heads of all queues' work with what may run beside them. Heads whose
@@ -273,6 +288,10 @@ impl Engine {
         let now_ns = self.clock.now_ns();
         self.stopped(candidates, now_ns);
         let stopped = candidates.len();
+        if self.device.waits_for_room() && (stopped > 0 || self.device.running() > 0) {
+            // What begins now would keep the room that a work waits for.
+            return;
+        }
         for k in 0..self.active.len() {
             let place = self.active[k];
             if candidates[..stopped].iter().any(|own| own.place == place) {
@@ -314,6 +333,15 @@ impl Engine {
                 if !self.device.has_operands(work) {
                     let makers = work.inputs.iter().filter(|value| value.is_waiting());
                     waits.extend(makers.map(|value| value.queue.get()));
+                    break;
+                }
+                // Others may be working with the device's memory.
+                let pressure = &mut self.device.pressure;
+                let urgent = owner.class == Class::Realtime;
+                if behind == 0
+                    && pressure.takes_turns()
+                    && !pressure.may_run(owner.session, urgent, now_ns)
+                {
                     break;
                 }
                 let cost = work.cost();
@@ -412,15 +440,23 @@ impl Engine {
             }
         }
         self.note_running(running_of(&works));
+        self.device.memory.now_ns = now_ns;
         let sessions = &self.sessions;
-        let launched = self.device.launch(works, slice_ns, |placed| {
+        let owner = |placed: &Placed| {
             let session = sessions[placed.place.0]
                 .as_ref()
                 .expect("the head of a live session's queue");
             (session.spec.tenant, &session.account)
-        });
+        };
+        let launched = self
+            .device
+            .launch(works, slice_ns, owner, &|visit| upcoming(sessions, visit));
         match launched {
-            Ok(refused) => {
+            Ok(Launched { refused, later }) => {
+                // The last one first, so that each queue has its order again.
+                for placed in later.into_iter().rev() {
+                    self.put_back(placed, now_ns);
+                }
                 for (placed, code) in refused {
                     let (origin, site) = placed.work.requests.first().copied().unwrap_or_default();
                     self.fail_work(&placed, Failure { code, origin, site });
@@ -428,6 +464,40 @@ impl Engine {
             }
             Err(fault) => self.device_failed(&fault),
         }
+    }
+
+    /// A work that found no room is the head of its queue again.
+    fn put_back(&mut self, placed: Placed, now_ns: u64) {
+        if let Some(Some(session)) = self.sessions.get_mut(placed.place.0) {
+            let waited_ns = now_ns.saturating_sub(placed.work.ready_ns);
+            session.wait_ns = session.wait_ns.saturating_sub(waited_ns);
+            let owner = session.owner();
+            self.scheduler.charge(&owner, -(placed.charged_ns as i64));
+            if let Some(queue) = session.queue(placed.place.1) {
+                queue.works.push_front(placed.work);
+            }
+        }
+    }
+
+    /// The candidate that found no room before: it is the next one.
+    fn postponed_among(&mut self, candidates: &[Candidate]) -> Option<usize> {
+        let place = self.device.postponed.take()?;
+        let starts = |task: &Task| matches!(task, Task::Start { behind: 0 });
+        let is_it = |other: &Candidate| other.place == place && starts(&other.task);
+        candidates.iter().position(is_it)
+    }
+
+    /// While the device is busy, what the heads of queues read comes back to it.
+    fn look_ahead(&mut self) -> bool {
+        if self.device.memory.spilled_bytes == 0 || self.device.running() == 0 {
+            return false;
+        }
+        let sessions = &self.sessions;
+        let places = self.active.iter();
+        let heads = places.filter_map(|&(s, q)| sessions[s].as_ref()?.queues.get(q)?.as_ref());
+        heads
+            .filter_map(|queue| queue.works.front())
+            .any(|work| self.device.look_ahead(work, &|visit| upcoming(sessions, visit)))
     }
 
     /// The device is lost, and with it everything on it: the process ends and the next epoch begins.
@@ -509,4 +579,18 @@ impl Engine {
 /// The earlier of a time that may not be set and one that is.
 fn earlier(known: Option<u64>, until_ns: u64) -> Option<u64> {
     Some(known.map_or(until_ns, |known| known.min(until_ns)))
+}
+
+/// What planned works read, each value's memory with the cost of what comes before in its queue; of each queue a bounded number of works.
+fn upcoming(sessions: &[Option<Session>], visit: &mut dyn FnMut(&Block, u64)) {
+    let sessions = sessions.iter().flatten();
+    for queue in sessions.flat_map(|session| session.queues.iter().flatten()) {
+        let mut before = 0;
+        for work in queue.works.iter().take(WORKS_AHEAD_MAX) {
+            for block in work.inputs.iter().filter_map(|value| value.block()) {
+                visit(&block, before);
+            }
+            before += work.cost();
+        }
+    }
 }

@@ -51,6 +51,16 @@ counters! {
     device_bytes,
     /// The most that was in use at any time.
     device_bytes_max,
+    /// Bytes of tensors that are in host memory because the device has no room for them.
+    spilled_bytes,
+    /// Bytes of host memory that such tensors take, copies of what is on the device again included.
+    spill_host_bytes,
+    /// Bytes copied from the device to host memory.
+    spill_out_bytes,
+    /// Bytes that came back to the device.
+    spill_in_bytes,
+    /// Time that sessions' ready work waited so that others keep their tensors on the device.
+    throttled_us,
     /// Bytes of temporaries that launches used at most.
     scratch_bytes_max,
     /// Bytes of constants, each content once.

@@ -139,6 +139,11 @@ pub trait Backend: Send {
     /// Sealed memory as a buffer that is only read: in place, or copied to the device.
     fn adopt(&mut self, memory: Arc<dyn SealedMemory>) -> Result<BufferId, DeviceFault>;
 
+    /// Does adopted memory stay where it is, so that it takes no memory of the device?
+    fn adopts_in_place(&self) -> bool {
+        false
+    }
+
     /// Gives a buffer back, and every other layout kept of it. An unknown id is ignored.
     fn free(&mut self, buffer: BufferId);
 

@@ -26,12 +26,13 @@ use crate::limits::STAT_WAIT_MS;
 use crate::link::{EngineOrder, FromBroker};
 
 /// A session's own figures, which the engine knows; absent ones are zero.
-const FIGURES: [&str; 5] = [
+const FIGURES: [&str; 6] = [
     "device_us",
     "wait_us",
     "requests",
     "requests_in_flight",
     "device_bytes",
+    "throttled_us",
 ];
 
 /// Who waits for an answer, and what has come so far.

@@ -37,6 +37,7 @@ impl Engine {
             return self.device_failed(fault);
         }
         self.busy_ns += ran.busy_ns;
+        self.device.pressure.ran(ran.busy_ns);
         let Some(mut launch) = self.device.take(ran.id) else {
             return;
         };
@@ -159,6 +160,8 @@ impl Engine {
         };
         let owner = session.owner();
         self.scheduler.charge(&owner, -(placed.charged_ns as i64));
+        let now_ns = self.device.memory.now_ns;
+        self.device.pressure.finished(placed.session, now_ns);
         let count = placed.work.requests.len() as u64;
         session.totals.ok += count;
         self.counters.requests_ok += count;

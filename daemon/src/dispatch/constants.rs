@@ -163,8 +163,9 @@ impl Constants {
         })?;
         let sealed = Arc::new(Sealed(map));
         let shared: Arc<dyn SealedMemory> = Arc::clone(&sealed) as _;
-        let buffer = backend.adopt(shared).map_err(|_| Code::OutOfMemory)?;
-        let block = memory.adopted(buffer, bytes, owner.0, Some(charge));
+        let block = memory
+            .adopt(backend, shared, owner.0, Some(charge))
+            .map_err(|_| Code::DeviceFault)?;
         Ok((block, PendingConstant { sealed, fd }))
     }
 
@@ -284,10 +285,9 @@ impl Constants {
         use std::os::fd::AsFd;
         let bytes = SealedMap::size_of(fd.as_fd())?;
         let map = SealedMap::open(fd.as_fd(), bytes)?;
-        let buffer = backend
-            .adopt(Arc::new(Sealed(map)))
+        let block = memory
+            .adopt(backend, Arc::new(Sealed(map)), key.0, None)
             .map_err(|fault| std::io::Error::other(fault.to_string()))?;
-        let block = memory.adopted(buffer, bytes, key.0, None);
         self.held.insert(
             key,
             Held {

@@ -98,7 +98,7 @@ impl Device {
                 Ok(())
             });
         }
-        let block = self.memory.alloc(&mut *self.backend, owner, len)?;
+        let block = self.memory.alloc_aside(&mut *self.backend, owner, len)?;
         self.fill(&block, meta.dtype, 0, bytes)?;
         Ok((Value::new(meta, State::Ready(block)), None))
     }
@@ -112,9 +112,9 @@ impl Device {
     ) -> Result<Rc<Value>, Code> {
         let block = self
             .memory
-            .alloc(&mut *self.backend, owner, bytes_of(&meta))?;
-        self.backend
-            .zero(block.buffer, 0, block.bytes)
+            .alloc_aside(&mut *self.backend, owner, bytes_of(&meta))?;
+        self.memory
+            .zero(&mut *self.backend, &block)
             .map_err(|_| Code::DeviceFault)?;
         let value = Value::new(meta, State::Building(block));
         value.constant.set(constant);
@@ -141,8 +141,8 @@ impl Device {
         }
         let bytes = bytes_of(&value.meta);
         let mut pieces = Vec::with_capacity(bytes as usize);
-        self.backend
-            .read(block.buffer, 0, bytes, &mut |_, piece| {
+        self.memory
+            .read(&mut *self.backend, &block, (0, bytes), &mut |_, piece| {
                 pieces.extend_from_slice(piece)
             })
             .map_err(|_| Code::DeviceFault)?;
@@ -188,8 +188,8 @@ impl Device {
             return Ok(());
         }
         let mut result = Ok(());
-        self.backend
-            .read(block.buffer, at, to.len, &mut |distance, bytes| {
+        self.memory
+            .read(&mut *self.backend, block, (at, to.len), &mut |distance, bytes| {
                 if map.write_from(to.offset + distance, bytes).is_err() {
                     result = Err(Code::Staging);
                 }
@@ -234,8 +234,8 @@ impl Device {
         bytes: &Bytes<'_>,
     ) -> Result<(), Code> {
         let mut result = Ok(());
-        self.backend
-            .write(block.buffer, at, bytes.len(), &mut |distance, to| {
+        self.memory
+            .write(&mut *self.backend, block, (at, bytes.len()), &mut |distance, to| {
                 for (k, piece) in to.chunks_mut(PIECE_BYTES).enumerate() {
                     let from = distance + (k * PIECE_BYTES) as u64;
                     match bytes.read(from, piece) {

@@ -26,7 +26,7 @@ pub fn backend_of(device: &str, settings: &EngineConfig) -> Result<Box<dyn Backe
         name => Some(name.parse::<Isa>().map_err(|error| error.to_string())?),
     };
     let memory_bytes = match settings.device_bytes {
-        0 => three_quarters_of_memory(),
+        0 => machine_bytes() / 4 * 3,
         bytes => bytes,
     };
     let config = CpuConfig {
@@ -39,8 +39,16 @@ pub fn backend_of(device: &str, settings: &EngineConfig) -> Result<Box<dyn Backe
     Ok(Box::new(backend))
 }
 
-fn three_quarters_of_memory() -> u64 {
+fn machine_bytes() -> u64 {
     // Without an answer: as much as any machine has that this runs on.
     let fallback = 4 << 30;
-    nix::sys::sysinfo::sysinfo().map_or(fallback, |info| info.ram_total() / 4 * 3)
+    nix::sys::sysinfo::sysinfo().map_or(fallback, |info| info.ram_total())
+}
+
+/// Host memory for what a device has no room for: half of the machine's, and where the device's is the machine's too, no more than
+/// leaves the system an eighth.
+pub fn spill_bytes_beside(device: &str, device_bytes: u64) -> u64 {
+    let machine = machine_bytes();
+    let taken = if device == "cpu" { device_bytes } else { 0 };
+    (machine / 8 * 7).saturating_sub(taken).min(machine / 2)
 }

@@ -10,7 +10,7 @@ use tensord_shm::completion::parking_fence;
 use tensord_shm::control::{Class, Level, Resource};
 use tensord_shm::error::Code;
 
-use super::backend::backend_of;
+use super::backend::{backend_of, spill_bytes_beside};
 use super::{
     Engine, QueueEnds, Refusal, Session, SessionFault, SessionId, SessionSpec, SessionTotals,
     Settings, StagingMap, Tenant,
@@ -40,6 +40,9 @@ pub fn make(start: &EngineStart) -> Result<Box<dyn EngineCore>, String> {
         measured_merging: settings.merge == Merge::Measured,
         slice_ns: u64::from(settings.slice_us) * 1000,
         policy: settings.policy,
+        spill_bytes: settings
+            .spill_bytes
+            .unwrap_or_else(|| spill_bytes_beside(&start.device, backend.info().memory_bytes)),
         simulated: false,
     };
     Ok(Box::new(Engine::new(
@@ -74,6 +77,11 @@ impl Engine {
         counters.compiles = backend.compiles;
         counters.packed_bytes = backend.packed_bytes;
         counters.scratch_bytes_max = backend.scratch_bytes_max;
+        counters.spilled_bytes = self.device.memory.spilled_bytes;
+        counters.spill_host_bytes = self.device.memory.host_bytes();
+        counters.spill_out_bytes = self.device.memory.moved.out_bytes;
+        counters.spill_in_bytes = self.device.memory.moved.in_bytes;
+        counters.throttled_us = self.device.pressure.throttled_ns / 1000;
         counters.device_bytes = self.device.memory.bytes;
         counters.device_bytes_max = self.device.memory.bytes_max;
         counters.constant_bytes = self.device.constants.bytes();
@@ -178,6 +186,7 @@ impl EngineCore for Engine {
         let (tenant, owner) = (session.spec.tenant, session.owner());
         drop(session);
         self.scheduler.leave(&owner);
+        self.device.pressure.forget(id);
         self.device.memory.collect(&mut *self.device.backend);
         self.device.constants.sweep(self.clock.now_ns());
         let last = self.tenants.get_mut(&tenant).is_none_or(|left| {
@@ -385,6 +394,7 @@ impl EngineCore for Engine {
                     "requests_in_flight": session.in_flight(),
                     "device_bytes": session.account.used(Resource::DeviceMemory),
                     "handles": session.handles.bound(),
+                    "throttled_us": self.device.pressure.throttled_ns_of(session.spec.id) / 1000,
                 })
             })
             .collect();

@@ -4,7 +4,7 @@ use tensord_shm::error::Code;
 
 use super::Engine;
 use crate::graph::trace::{Lesson, Replay};
-use crate::graph::value::{Failure, State};
+use crate::graph::value::{Failure, State, Value};
 use crate::graph::window::Cut;
 use crate::ingest::Queue;
 use crate::schedule::Work;
@@ -100,11 +100,19 @@ impl Engine {
             return false;
         };
         let most = if spec.fuse { WINDOW_MAX } else { 1 };
+        let memory = &self.device.memory;
+        let budget = memory.capacity() / 2;
         let Some(queue) = queues.get_mut(place.1).and_then(Option::as_mut) else {
             return false;
         };
         let whole = queue.trace.operations() > 0 && wanted >= queue.trace.last_number();
-        if whole && let Some(replay) = queue.trace.replay(handles, place.1 as u32) {
+        let fits = |queue: &Queue| {
+            let needed = queue.trace.bytes_needed(|value| memory.takes(value));
+            needed.is_none_or(|bytes| bytes <= budget)
+        };
+        if whole
+            && fits(queue)
+            && let Some(replay) = queue.trace.replay(handles, place.1 as u32) {
             self.plans.hits += 1;
             add_work(queue, work_of(replay, now_ns));
             return true;
@@ -117,9 +125,20 @@ impl Engine {
             && let Some(first) = queue.window.first_number()
             && first <= wanted
         {
-            let serial = self.branches.number();
-            let Some(queue) = self.queue(place) else {
+            let (look, serial) = (self.branches.number(), self.branches.number());
+            let memory = &self.device.memory;
+            let queue = self.sessions.get_mut(place.0).and_then(Option::as_mut);
+            let Some(queue) = queue.and_then(|session| session.queue(place.1)) else {
                 break;
+            };
+            // What does not fit the device as one piece runs in several.
+            let most = match queue.window.bytes_most() > budget {
+                false => most,
+                true => {
+                    let takes = |value: &Value| memory.takes(value);
+                    let up_to = (wanted, most);
+                    queue.window.count_within(up_to, budget, takes, look)
+                }
             };
             let cut = queue.window.cut(wanted, most, serial);
             self.plan_cut(place, cut, lesson.take(), now_ns);

@@ -14,6 +14,7 @@ use tensord_shm::op::{Meta, Op, scalar_meta};
 use tensord_shm::record::opcode;
 
 use super::value::{Failure, State, Value};
+use crate::dispatch::transfer::bytes_of;
 use crate::fuse::{Arg, External, ImmediateSource, Segment, SegmentNode, Source, Template};
 
 /// The operation of a node: elementwise functions need no memory of their own.
@@ -88,6 +89,8 @@ pub struct Window {
     attributes: Vec<u64>,
     /// Bytes of the largest result since the window was last empty.
     largest_bytes: u64,
+    /// Bytes of all results and operands since then: its work needs no more at once.
+    bytes_most: u64,
 }
 
 /// A request that ended in an error.
@@ -138,6 +141,11 @@ impl Window {
         self.largest_bytes
     }
 
+    /// Bytes of all results and operands since the window was last empty.
+    pub fn bytes_most(&self) -> u64 {
+        self.bytes_most
+    }
+
     /// Timeline value of the last node.
     pub fn last_number(&self) -> Option<u64> {
         self.nodes.last().map(|node| node.number)
@@ -155,12 +163,15 @@ impl Window {
         let first = self.args.len() as u32;
         if self.nodes.is_empty() {
             self.largest_bytes = 0;
+            self.bytes_most = 0;
         }
-        let bytes = value.meta.shape.count() * value.meta.dtype.size() as u64;
+        let bytes = bytes_of(&value.meta);
         self.largest_bytes = self.largest_bytes.max(bytes);
+        self.bytes_most = self.bytes_most.saturating_add(bytes);
         for arg in args {
             if let NodeArg::Value(value, _) = &arg {
                 value.add_use();
+                self.bytes_most = self.bytes_most.saturating_add(bytes_of(&value.meta));
             }
             self.args.push(arg);
         }
@@ -184,6 +195,49 @@ impl Window {
         if let Some(node) = self.nodes.last_mut() {
             node.counts = false;
         }
+    }
+
+    /// How many nodes up to timeline value `last`, at most `most` and at least one, need no more than `budget` bytes together: for what
+    /// they read from outside and what is left of them. `takes` says how many a value takes; `serial` is a number that no other
+    /// look has.
+    pub fn count_within(
+        &self,
+        (last, most): (u64, usize),
+        budget: u64,
+        takes: impl Fn(&Value) -> u64,
+        serial: u64,
+    ) -> usize {
+        let mut needed = 0;
+        let mut count = 1;
+        // Uses of each result by the nodes after it.
+        let mut inside: Vec<u32> = Vec::new();
+        let nodes = self.nodes.iter().take(most);
+        for node in nodes.take_while(|node| node.number <= last) {
+            for arg in &self.args[node.args.start as usize..node.args.end as usize] {
+                let NodeArg::Value(value, _) = arg else {
+                    continue;
+                };
+                let (seen, index) = value.mark.get();
+                if seen != serial {
+                    value.mark.set((serial, u32::MAX));
+                    needed += takes(value);
+                } else if let Some(uses) = inside.get_mut(index as usize) {
+                    *uses += 1;
+                    if *uses == value.uses.get() && value.handles.get() == 0 {
+                        needed -= takes(value);
+                    }
+                }
+            }
+            if node.value.handles.get() > 0 || node.value.uses.get() > 0 {
+                needed += takes(&node.value);
+            }
+            node.value.mark.set((serial, inside.len() as u32));
+            inside.push(0);
+            if needed <= budget {
+                count = inside.len();
+            }
+        }
+        count
     }
 
     /// Marks the nodes with timeline values in `first..=last` as cancelled.

@@ -267,6 +267,10 @@ impl Backend for CpuBackend {
         Ok(buffer)
     }
 
+    fn adopts_in_place(&self) -> bool {
+        true
+    }
+
     fn free(&mut self, buffer: BufferId) {
         if self.memory.take_constant(buffer) {
             self.shared.packs().forget(buffer);

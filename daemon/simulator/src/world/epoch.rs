@@ -55,6 +55,8 @@ impl Epoch {
             measured_merging: setup.measured_merging,
             slice_ns: setup.slice_ns,
             policy: setup.policy,
+            // Its tensors have no content that could be kept elsewhere.
+            spill_bytes: 0,
             simulated: true,
         };
         let clock = Box::new(VirtualClock(time.clone()));

@@ -61,6 +61,15 @@ impl Trace {
         }
     }
 
+    /// Bytes that the whole trace's plan needs at once, where it was planned before; `takes` says how many a value takes.
+    pub fn bytes_needed(&self, takes: impl Fn(&Value) -> u64) -> Option<u64> {
+        let ending = self.at()?.ending()?;
+        let inputs = ending.inputs.iter();
+        let inputs = inputs.map(|&e| takes(&self.seen.externals[e as usize].value));
+        let outputs = ending.template.params.output_bytes().iter().copied();
+        Some(inputs.chain(outputs).fold(0, u64::saturating_add))
+    }
+
     /// An instance of the whole trace's plan, if it was planned before and nothing that it reads has failed; the trace is empty
     /// afterwards. `None` leaves it as it is.
     pub fn replay(&mut self, handles: &mut Handles, queue: u32) -> Option<Replay> {
