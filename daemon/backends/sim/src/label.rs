@@ -112,7 +112,7 @@ impl Label {
 
     /// An immediate of 32 bits that carries the label of one place.
     pub fn scalar(session: u64, origin: u64) -> Scalar {
-        Scalar(SCALAR_MARK << 24 | (session % 64) << 16 | origin % 64)
+        Scalar(SCALAR_MARK << 24 | (session % 64) << 16 | (origin % 64))
     }
 
     /// The label that an immediate carries; that of zeroed memory where it carries none.
