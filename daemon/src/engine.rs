@@ -255,10 +255,18 @@ impl Engine {
             }
             if let Some(first) = self.postponed_among(&candidates) {
                 self.enter(Stage::Dispatch);
+                let place = candidates[first].place;
                 self.launch(&candidates, &[first], now_ns);
                 self.complete();
-                any = true;
-                continue;
+                if self.device.postponed.is_none() {
+                    any = true;
+                    continue;
+                }
+                // Launches that wait for device time keep the room. What others need may be there.
+                candidates.retain(|other| other.place != place);
+                if candidates.is_empty() {
+                    break;
+                }
             }
             match self.scheduler.decide(&candidates, slice_ns, now_ns) {
                 Decision::Hold { until_ns } => {
@@ -276,6 +284,10 @@ impl Engine {
             }
             self.complete();
             any = true;
+            if self.device.waits_for_room() && self.device.running() == 0 {
+                // Nothing more finds room before a launch goes on that waits for device time.
+                break;
+            }
         }
         candidates.clear();
         self.candidates = candidates;
@@ -495,9 +507,10 @@ impl Engine {
         let sessions = &self.sessions;
         let places = self.active.iter();
         let heads = places.filter_map(|&(s, q)| sessions[s].as_ref()?.queues.get(q)?.as_ref());
-        heads
-            .filter_map(|queue| queue.works.front())
-            .any(|work| self.device.look_ahead(work, &|visit| upcoming(sessions, visit)))
+        heads.filter_map(|queue| queue.works.front()).any(|work| {
+            self.device
+                .look_ahead(work, &|visit| upcoming(sessions, visit))
+        })
     }
 
     /// The device is lost, and with it everything on it: the process ends and the next epoch begins.

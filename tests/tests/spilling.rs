@@ -148,7 +148,9 @@ fn random_programs_give_the_same_bits_on_a_tiny_device() {
                     .into_iter()
                     .zip(results(&large, &programs));
                 for (program, (tiny, large)) in programs.iter().zip(pairs) {
-                    program.judge(&tiny, &large).unwrap_or_else(|why| panic!("{why}"));
+                    program
+                        .judge(&tiny, &large)
+                        .unwrap_or_else(|why| panic!("{why}"));
                 }
             }
         })
@@ -207,11 +209,7 @@ fn sessions_that_together_need_four_times_the_device_finish_with_the_same_bits()
         command,
     );
     for name in ["spill_in_bytes", "spill_out_bytes", "throttled_us"] {
-        figure(
-            &format!("{name} of it"),
-            counter_of(&stat, name),
-            command,
-        );
+        figure(&format!("{name} of it"), counter_of(&stat, name), command);
     }
     daemon.stop();
 }
@@ -293,7 +291,9 @@ fn what_can_never_fit_is_refused_and_the_rest_goes_on() {
     assert!((20..=24).contains(&held.len()), "{}", held.len());
     held.pop();
     for piece in &held {
-        let sum = piece.reduce(Reduction::Sum, None, false).expect("submitted");
+        let sum = piece
+            .reduce(Reduction::Sum, None, false)
+            .expect("submitted");
         assert_eq!(sum.item::<f32>().expect("it fits"), (1 << 15) as f32);
     }
     drop((held, session));
@@ -341,7 +341,11 @@ fn who_works_within_a_share_is_not_kept_waiting_by_those_who_do_not_fit() {
         (daemon.counter("throttled_us") > 200_000).then_some(())
     });
     let stat = daemon.stat();
-    assert_eq!(session_of(&stat, session.info().welcome.session)["throttled_us"], 0, "{stat}");
+    assert_eq!(
+        session_of(&stat, session.info().welcome.session)["throttled_us"],
+        0,
+        "{stat}"
+    );
     large.kill();
     assert!(daemon.log().contains("take turns"), "{}", daemon.log());
     daemon.stop();

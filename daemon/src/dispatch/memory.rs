@@ -19,8 +19,8 @@ pub use super::block::{Block, Pinned};
 use super::block::{FreedList, Holder, NewBlock};
 use super::host::HostMemory;
 use super::pressure::Movement;
-use super::victims::{Standing, first_to_leave};
 use super::transfer::bytes_of;
+use super::victims::{Standing, first_to_leave};
 pub use crate::account::{Account, Charge};
 use crate::engine_process::TenantId;
 use crate::graph::value::Value;
@@ -420,7 +420,11 @@ impl Memory {
             .collect();
         let most = standings.len().div_ceil(LOOKS_EACH);
         // With host memory full some cannot leave: then all are tried.
-        let most = if self.host_is_full() { standings.len() } else { most };
+        let most = if self.host_is_full() {
+            standings.len()
+        } else {
+            most
+        };
         self.victims = first_to_leave(standings, most, self.capacity, self.now_ns).into();
     }
 

@@ -315,7 +315,9 @@ impl Device {
                 .find(|&input| may_donate(&work.inputs[input], &blocks[input], bytes, owner));
             let block = match given {
                 Some(input) => Rc::clone(blocks[input].block()),
-                None => self.memory.alloc(&mut *self.backend, owner, bytes, upcoming)?,
+                None => self
+                    .memory
+                    .alloc(&mut *self.backend, owner, bytes, upcoming)?,
             };
             outputs.push(Pinned::new(block));
         }

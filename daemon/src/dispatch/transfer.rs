@@ -189,11 +189,16 @@ impl Device {
         }
         let mut result = Ok(());
         self.memory
-            .read(&mut *self.backend, block, (at, to.len), &mut |distance, bytes| {
-                if map.write_from(to.offset + distance, bytes).is_err() {
-                    result = Err(Code::Staging);
-                }
-            })
+            .read(
+                &mut *self.backend,
+                block,
+                (at, to.len),
+                &mut |distance, bytes| {
+                    if map.write_from(to.offset + distance, bytes).is_err() {
+                        result = Err(Code::Staging);
+                    }
+                },
+            )
             .map_err(|_| Code::DeviceFault)?;
         result
     }
@@ -235,15 +240,20 @@ impl Device {
     ) -> Result<(), Code> {
         let mut result = Ok(());
         self.memory
-            .write(&mut *self.backend, block, (at, bytes.len()), &mut |distance, to| {
-                for (k, piece) in to.chunks_mut(PIECE_BYTES).enumerate() {
-                    let from = distance + (k * PIECE_BYTES) as u64;
-                    match bytes.read(from, piece) {
-                        Ok(()) => normalise(dtype, piece),
-                        Err(code) => result = Err(code),
+            .write(
+                &mut *self.backend,
+                block,
+                (at, bytes.len()),
+                &mut |distance, to| {
+                    for (k, piece) in to.chunks_mut(PIECE_BYTES).enumerate() {
+                        let from = distance + (k * PIECE_BYTES) as u64;
+                        match bytes.read(from, piece) {
+                            Ok(()) => normalise(dtype, piece),
+                            Err(code) => result = Err(code),
+                        }
                     }
-                }
-            })
+                },
+            )
             .map_err(|_| Code::DeviceFault)?;
         result
     }

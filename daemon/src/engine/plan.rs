@@ -112,7 +112,8 @@ impl Engine {
         };
         if whole
             && fits(queue)
-            && let Some(replay) = queue.trace.replay(handles, place.1 as u32) {
+            && let Some(replay) = queue.trace.replay(handles, place.1 as u32)
+        {
             self.plans.hits += 1;
             add_work(queue, work_of(replay, now_ns));
             return true;

@@ -18,6 +18,7 @@ const TESTS: &[(&str, &[(&str, &str)])] = &[
         ],
     ),
     ("tenants", &[]),
+    ("spilling", &[("PROGRAMS", "20000"), ("ROUNDS", "20")]),
     ("limits", &[("LIMIT_SEEDS", "20")]),
     ("billing", &[]),
     ("hostile", &[]),

@@ -100,7 +100,13 @@ fn what_leaves_comes_back_as_it_was_and_all_is_given_back() {
     small.memory.collect(&mut small.backend);
     let memory = &small.memory;
     assert_eq!((memory.bytes, memory.spilled_bytes), (0, 0));
-    assert_eq!((memory.host_bytes(), small.accounts[0].used(Resource::DeviceMemory)), (0, 0));
+    assert_eq!(
+        (
+            memory.host_bytes(),
+            small.accounts[0].used(Resource::DeviceMemory)
+        ),
+        (0, 0)
+    );
 }
 
 #[test]
@@ -164,7 +170,11 @@ fn copies_of_what_is_on_the_device_make_room_for_what_is_not() {
     for round in 0..3 {
         for (k, block) in blocks.iter().enumerate() {
             drop(small.bring(block).expect("copies are let go"));
-            assert_eq!(small.content(block), vec![k as u8; 4 * KIB as usize], "{round}");
+            assert_eq!(
+                small.content(block),
+                vec![k as u8; 4 * KIB as usize],
+                "{round}"
+            );
             assert!(small.memory.host_bytes() <= 24 * KIB);
         }
     }
