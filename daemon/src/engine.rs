@@ -242,7 +242,7 @@ impl Engine {
         }
         let slice_ns = self.settings.slice_ns;
         let mut candidates = std::mem::take(&mut self.candidates);
-        while self.device.running() < LAUNCHES_MAX {
+        while self.device.running() < LAUNCHES_MAX && !self.device.is_busy_for(slice_ns) {
             let now_ns = self.clock.now_ns();
             if any && now_ns.saturating_sub(turn_ns) > slice_ns / LOOKS_IN_SLICE {
                 break;

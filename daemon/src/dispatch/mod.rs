@@ -75,6 +75,8 @@ pub struct InFlight {
     pub stopped: bool,
     /// Device time that it had.
     pub busy_ns: u64,
+    /// Device time that its slice will take, as far as can be told.
+    slice_ns: u64,
     /// Memory that it reads or writes.
     _keep: Vec<Pinned>,
 }
@@ -138,6 +140,12 @@ impl Device {
         self.memory.may_leave_again();
     }
 
+    /// Does what holds the device take so long that more would keep somebody waiting who comes now?
+    pub fn is_busy_for(&self, ns: u64) -> bool {
+        let running = self.in_flight.iter().filter(|launch| !launch.stopped);
+        running.map(|launch| launch.slice_ns).sum::<u64>() >= ns / 2
+    }
+
     /// Launches that hold the device now.
     pub fn running(&self) -> usize {
         self.in_flight
@@ -150,6 +158,7 @@ impl Device {
     pub fn resume(&mut self, id: LaunchId, slice_ns: u64) {
         if let Some(launch) = self.in_flight.iter_mut().find(|launch| launch.id == id) {
             launch.stopped = false;
+            launch.slice_ns = slice_ns;
             self.backend.resume(id, slice_ns);
         }
     }
@@ -215,6 +224,11 @@ impl Device {
             Ok(()) => self.in_flight.push(InFlight {
                 id,
                 running: running_of(&placed),
+                slice_ns: placed
+                    .iter()
+                    .map(|work| work.charged_ns)
+                    .sum::<u64>()
+                    .min(slice_ns),
                 works: placed,
                 stopped: false,
                 busy_ns: 0,

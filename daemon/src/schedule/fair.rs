@@ -12,8 +12,8 @@
 //!   starts with none.
 //! - *Debt stays.* Who had more than its share has had it when it returns.
 //!
-//! Who rides along in somebody else's launch is charged for it, and may be ahead of its share by the slack: work merges as long as
-//! shares stay what they are meant to be.
+//! Who rides along in somebody else's launch is charged for it when it begins, and may be ahead of its share by the slack when it is over:
+//! work merges as long as shares stay what they are meant to be. So works longer than the slack do not ride, and gain nothing by it.
 
 use super::policy::Policy;
 use super::{Candidate, Owner};
@@ -202,8 +202,9 @@ impl Policy for Fair {
             .map_or(0, |(tenant, session)| tenant.min(session) as i64)
     }
 
-    fn may_ride(&self, owner: &Owner) -> bool {
-        self.lag_ns(owner) >= -(self.slack_ns as i64)
+    fn may_ride(&self, owner: &Owner, ns: u64) -> bool {
+        self.lags_ns(owner)
+            .is_some_and(|(tenant, session)| tenant.min(session) - ns as f64 >= -self.slack_ns)
     }
 
     fn charge(&mut self, owner: &Owner, ns: i64) {
@@ -261,7 +262,7 @@ mod tests {
             let open: Vec<usize> = (0..there.len()).collect();
             let first = self.fair.first(&there, &open).expect("somebody is ready");
             for (k, other) in there.iter().enumerate() {
-                if k == first || merging && self.fair.may_ride(&other.owner) {
+                if k == first || merging && self.fair.may_ride(&other.owner, other.cost_ns) {
                     let ns = other.cost_ns.min(SLICE_NS);
                     self.fair.charge(&other.owner, ns as i64);
                     self.had_ns[ready[k]] += ns;

@@ -19,7 +19,7 @@ impl Policy for Fifo {
         0
     }
 
-    fn may_ride(&self, _: &Owner) -> bool {
+    fn may_ride(&self, _: &Owner, _: u64) -> bool {
         true
     }
 

@@ -87,7 +87,7 @@ impl Holds {
         if !first.batch || self.hold_ns_max == 0 {
             return None;
         }
-        if first.owner.class == Class::Realtime {
+        if first.owner.class == Class::Realtime || first.deadline_ns.is_some() {
             return None;
         }
         let (_, known) = self.plans.get(&key(&first.plan))?;

@@ -223,7 +223,7 @@ impl Scheduler {
                 return Decision::Resume(id);
             }
             let partners = self.worth(chosen);
-            let group = self.group(candidates, first, partners.most, slice_ns);
+            let group = self.group(candidates, first, partners.most, (slice_ns, now_ns));
             match self.hold.until(candidates, &group, partners, now_ns) {
                 None => return Decision::Launch(group),
                 Some(until_ns) => {
@@ -265,11 +265,18 @@ impl Scheduler {
         candidates: &[Candidate],
         first: usize,
         most: usize,
-        slice_ns: u64,
+        (slice_ns, now_ns): (u64, u64),
     ) -> Vec<usize> {
         let chosen = &candidates[first];
         self.charge(&chosen.owner, chosen.request_ns(slice_ns) as i64);
         let mut group = vec![first];
+        // Nobody who rides along makes it late.
+        let mut left_ns = match chosen.deadline_ns {
+            Some(deadline_ns) => deadline_ns
+                .saturating_sub(now_ns)
+                .saturating_sub(chosen.cost_ns),
+            None => u64::MAX,
+        };
         // Of each queue's works, how many are in; it stands at the queue's head.
         let mut taken = std::mem::take(&mut self.taken);
         taken.clear();
@@ -285,10 +292,12 @@ impl Scheduler {
                 let next = k != first && other.task == Task::Start { behind: round };
                 if next
                     && taken[k - round as usize] == round
+                    && other.cost_ns <= left_ns
                     && self.may_join(chosen, other, group.len())
-                    && self.policy.may_ride(&other.owner)
+                    && self.policy.may_ride(&other.owner, other.cost_ns)
                 {
                     self.charge(&other.owner, other.request_ns(slice_ns) as i64);
+                    left_ns = left_ns.saturating_sub(other.cost_ns);
                     taken[k - round as usize] += 1;
                     group.push(k);
                 }

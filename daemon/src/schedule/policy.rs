@@ -13,8 +13,8 @@ pub trait Policy {
     /// Device time that somebody is owed: negative if it has had more than its share.
     fn lag_ns(&self, owner: &Owner) -> i64;
 
-    /// May it take part in a launch that runs on somebody else's turn?
-    fn may_ride(&self, owner: &Owner) -> bool;
+    /// May it take part, with so much device time, in a launch that runs on somebody else's turn?
+    fn may_ride(&self, owner: &Owner, ns: u64) -> bool;
 
     /// Somebody had device time, or less of it than it was charged for.
     fn charge(&mut self, owner: &Owner, ns: i64);
