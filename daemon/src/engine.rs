@@ -51,6 +51,8 @@ pub use self::core::make;
 
 /// Launches that hold the device at once: behind them ready work gathers into batches.
 const LAUNCHES_MAX: usize = 2;
+/// About so many works are chosen among: where there are few queues, several of each.
+const CANDIDATES: usize = 64;
 /// After so much of a slice's time new requests are looked for.
 const LOOKS_IN_SLICE: u64 = 4;
 /// Planned works of a queue that are asked what they will read.
@@ -304,6 +306,8 @@ impl Engine {
             // What begins now would keep the room that a work waits for.
             return;
         }
+        let each = CANDIDATES / self.active.len().max(1);
+        let behind_max = (each.saturating_sub(1) as u32).min(BEHIND_MAX);
         for k in 0..self.active.len() {
             let place = self.active[k];
             if candidates[..stopped].iter().any(|own| own.place == place) {
@@ -336,7 +340,7 @@ impl Engine {
                 continue;
             };
             let mut waits: Vec<u32> = Vec::new();
-            for (behind, work) in (0..=BEHIND_MAX).zip(&queue.works) {
+            for (behind, work) in (0..=behind_max).zip(&queue.works) {
                 let plan = &work.template.plan;
                 let head = &queue.works[0].template.plan;
                 if behind > 0 && !(batch && Arc::ptr_eq(plan, head)) {

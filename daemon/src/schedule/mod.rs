@@ -38,7 +38,7 @@ pub use seats::Seat;
 /// Most instances of one launch.
 pub const INSTANCES_MAX: usize = 256;
 /// So many works behind a queue's head may run together with it.
-pub const BEHIND_MAX: u32 = 7;
+pub const BEHIND_MAX: u32 = 31;
 
 /// One instance of a plan, waiting to run: a part of one queue's requests.
 pub struct Work {
