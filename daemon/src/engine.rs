@@ -257,7 +257,9 @@ impl Engine {
             }
             if let Some(first) = self.postponed_among(&candidates) {
                 self.enter(Stage::Dispatch);
-                let place = candidates[first].place;
+                let Candidate { place, owner, .. } = candidates[first];
+                let charged_ns = candidates[first].request_ns(slice_ns);
+                self.scheduler.charge(&owner, charged_ns as i64);
                 self.launch(&candidates, &[first], now_ns);
                 self.complete();
                 if self.device.postponed.is_none() {
@@ -474,6 +476,7 @@ impl Engine {
                     self.put_back(placed, now_ns);
                 }
                 for (placed, code) in refused {
+                    self.refund(&placed);
                     let (origin, site) = placed.work.requests.first().copied().unwrap_or_default();
                     self.fail_work(&placed, Failure { code, origin, site });
                 }
@@ -487,11 +490,18 @@ impl Engine {
         if let Some(Some(session)) = self.sessions.get_mut(placed.place.0) {
             let waited_ns = now_ns.saturating_sub(placed.work.ready_ns);
             session.wait_ns = session.wait_ns.saturating_sub(waited_ns);
+        }
+        self.refund(&placed);
+        if let Some(queue) = self.queue(placed.place) {
+            queue.works.push_front(placed.work);
+        }
+    }
+
+    /// What a work was charged for that did not run.
+    fn refund(&mut self, placed: &Placed) {
+        if let Some(Some(session)) = self.sessions.get(placed.place.0) {
             let owner = session.owner();
             self.scheduler.charge(&owner, -(placed.charged_ns as i64));
-            if let Some(queue) = session.queue(placed.place.1) {
-                queue.works.push_front(placed.work);
-            }
         }
     }
 
